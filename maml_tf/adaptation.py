@@ -1,0 +1,77 @@
+"""The inner loop: from meta-parameters and a support set to a trajectory."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maml_tf.losses import TaskLoss
+
+Parameters = Sequence[tf.Tensor]
+ApplyFn = Callable[[Parameters, tf.Tensor], tf.Tensor]
+
+
+class Adaptation(NamedTuple):
+    """What the inner loop passed through, for one task or a stack of tasks.
+
+    Attributes:
+      phi: φ₀ = θ, φ₁, …, φ_U: U + 1 lists of parameters, each shaped like
+        `theta`.
+      support: the support predictions of φ₀, …, φ_{U−1}: U tensors
+        `[..., S, outputs]`.
+    """
+
+    phi: tuple[Parameters, ...]
+    support: tuple[tf.Tensor, ...]
+
+
+def adapt(
+    apply_fn: ApplyFn,
+    loss_fn: TaskLoss,
+    theta: Parameters,
+    support_x: tf.Tensor,
+    support_y: tf.Tensor,
+    *,
+    inner_lr: float,
+    inner_steps: int,
+    first_order: bool = False,
+) -> Adaptation:
+    """Adapts meta-parameters to a task by gradient descent on its support set.
+
+    Repeats, for u = 0, …, U − 1, starting at φ₀ = θ:
+
+        φᵤ₊₁ = φᵤ − α ∇_φ L(f_φ(support_x), support_y)
+
+    Every step is differentiable in θ, so a gradient taken through φ_U is the
+    second-order meta-gradient. With `first_order=True` the inner gradients are
+    constants and dφ_U/dθ = I.
+
+    One task or many: if every parameter, the support set and the loss carry a
+    leading task axis, all tasks are adapted at once. Tasks do not interact, so
+    the gradient of the summed loss holds each task's own gradient.
+
+    Source: Finn et al. 2017, Algorithm 1, lines 5–6 (arXiv 1703.03400).
+
+    Args:
+      apply_fn: maps (parameters, inputs) to predictions.
+      loss_fn: maps (targets, predictions) to a loss for each task.
+      theta: the parameters to adapt.
+      support_x: inputs `[..., S, *features]`.
+      support_y: targets `[..., S, *outputs]`.
+      inner_lr: α, the step size.
+      inner_steps: U ≥ 0.
+      first_order: whether the inner gradients are constants.
+    """
+    trajectory, predictions = [theta], []
+    for _ in range(inner_steps):
+        phi = trajectory[-1]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(phi)
+            predictions.append(apply_fn(phi, support_x))
+            loss = tf.reduce_sum(loss_fn(support_y, predictions[-1]))
+        gradients = tape.gradient(loss, phi, unconnected_gradients="zero")
+        if first_order:
+            gradients = [tf.stop_gradient(g) for g in gradients]
+        step = [p - inner_lr * g for p, g in zip(phi, gradients, strict=True)]
+        trajectory.append(step)
+    return Adaptation(tuple(trajectory), tuple(predictions))

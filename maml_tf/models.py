@@ -1,0 +1,214 @@
+"""The papers' networks, as ordinary Keras models.
+
+Their initial values, normalisation and pooling are those of cbfinn/maml.
+"""
+
+import keras
+from keras import layers, ops
+
+NORMS = ("batch_norm", "layer_norm", "None")
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class BatchStatisticsNorm(layers.Layer):
+    """Batch normalisation by the statistics of the batch at hand, always.
+
+        y = (x − m) / √(v + ε) + β
+
+    Mean m and biased variance v are taken over all axes but the last, in
+    training and in testing: there are no moving averages (*transductive* when
+    the batch is a query set). There is no scale γ. Written with plain means,
+    it is exact to any order of differentiation.
+
+    Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
+    """
+
+    def __init__(self, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.beta = self.add_weight(
+            shape=input_shape[-1:], initializer="zeros", name="beta"
+        )
+
+    def call(self, x):
+        return self.normalize(x, self.beta, tuple(range(x.ndim - 1)))
+
+    def normalize(self, x, beta, axes):
+        """Normalises over `axes`; `beta` must broadcast against `x`."""
+        centred = x - ops.mean(x, axes, keepdims=True)
+        variance = ops.mean(ops.square(centred), axes, keepdims=True)
+        return centred * ops.rsqrt(variance + self.epsilon) + beta
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class ExampleNorm(layers.Layer):
+    """Layer normalisation of each example, with γ and β for each channel.
+
+        y = γ (x − m) / √(v + ε) + β
+
+    Mean m and biased variance v are taken over all axes but the first.
+
+    Source: `contrib.layers.layer_norm` as cbfinn/maml calls it.
+    """
+
+    def __init__(self, epsilon=1e-12, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        channels = input_shape[-1:]
+        self.gamma = self.add_weight(
+            shape=channels, initializer="ones", name="gamma"
+        )
+        self.beta = self.add_weight(
+            shape=channels, initializer="zeros", name="beta"
+        )
+
+    def call(self, x):
+        axes = tuple(range(1, x.ndim))
+        return self.normalize(x, self.gamma, self.beta, axes)
+
+    def normalize(self, x, gamma, beta, axes):
+        """Normalises over `axes`; γ and β must broadcast against `x`."""
+        centred = x - ops.mean(x, axes, keepdims=True)
+        variance = ops.mean(ops.square(centred), axes, keepdims=True)
+        return gamma * centred * ops.rsqrt(variance + self.epsilon) + beta
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class MaxPool2x2(layers.Layer):
+    """Max-pooling over 2×2 windows with stride 2, without padding.
+
+    An odd last row or column is dropped (VALID). Written as a maximum over
+    reshaped axes, it has exact second derivatives under XLA too, where the
+    pooling operation picks winners from inputs rounded to 16 bits.
+    """
+
+    def call(self, x):
+        height, width, channels = x.shape[1:]
+        height, width = height // 2, width // 2
+        x = x[:, : 2 * height, : 2 * width, :]
+        windows = ops.reshape(x, (-1, height, 2, width, 2, channels))
+        return ops.max(windows, axis=(2, 4))
+
+
+def fast_weights(model: keras.Model) -> list[keras.Variable]:
+    """Returns the weights that cbfinn/maml adapts in the inner loop.
+
+    These are the kernels and biases of convolutional and dense layers. The β
+    and γ of normalisation layers are shared by all tasks and steps; the
+    meta-gradient alone moves them.
+    """
+    weighted = (layers.Dense, layers.Conv2D)
+    return [
+        variable
+        for layer in model.layers
+        if isinstance(layer, weighted)
+        for variable in layer.trainable_variables
+    ]
+
+
+def sinusoid_mlp(inputs: int = 1, norm: str = "None") -> keras.Model:
+    """Returns the regression network: inputs → 40 → 40 → 1, ReLU.
+
+    Weights start from a truncated normal of σ = 0.01, biases at 0.
+
+    Source: Finn et al. 2017, section 5.1.
+
+    Args:
+      inputs: 1, or 3 for the oracle that also sees amplitude and phase.
+      norm: one of `NORMS`.
+    """
+    return _mlp((inputs,), (40, 40), 1, norm, "sinusoid_mlp")
+
+
+def omniglot_mlp(ways: int, norm: str = "batch_norm") -> keras.Model:
+    """Returns the non-convolutional network: 784 → 256 → 128 → 64 → 64 → N.
+
+    Source: Finn et al. 2017, appendix A.1.
+    """
+    hidden = (256, 128, 64, 64)
+    return _mlp((28, 28, 1), hidden, ways, norm, "omniglot_mlp")
+
+
+def omniglot_conv(
+    ways: int,
+    filters: int = 64,
+    norm: str = "batch_norm",
+    max_pool: bool = False,
+) -> keras.Model:
+    """Returns four 3×3 convolutional blocks, a mean over positions, a dense.
+
+    Convolutions have stride 2, or stride 1 and 2×2 max-pooling. The dense
+    kernel starts from a normal of σ = 1, convolutions from Glorot's uniform.
+
+    Source: Finn et al. 2017, section 5.2; initial values of cbfinn/maml.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            *_conv_blocks(filters, norm, max_pool),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(
+                ways,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=1.0),
+            ),
+        ],
+        name="omniglot_conv",
+    )
+
+
+def mini_imagenet_conv(
+    ways: int, filters: int = 32, norm: str = "batch_norm"
+) -> keras.Model:
+    """Returns four max-pooled blocks on 84×84×3 images and a dense layer.
+
+    Glorot's uniform throughout; 84 → 42 → 21 → 10 → 5 pixels a side.
+
+    Source: Finn et al. 2017, section 5.2.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((84, 84, 3)),
+            *_conv_blocks(filters, norm, max_pool=True),
+            layers.Flatten(),
+            layers.Dense(ways),
+        ],
+        name="mini_imagenet_conv",
+    )
+
+
+def _mlp(input_shape, hidden, outputs, norm, name):
+    def dense(units):
+        start = keras.initializers.TruncatedNormal(stddev=0.01)
+        return layers.Dense(units, kernel_initializer=start)
+
+    stack = [keras.Input(input_shape)]
+    if len(input_shape) > 1:
+        stack.append(layers.Flatten())
+    for units in hidden:
+        stack += [dense(units), *_norm(norm), layers.ReLU()]
+    return keras.Sequential([*stack, dense(outputs)], name=name)
+
+
+def _conv_blocks(filters, norm, max_pool):
+    strides = 1 if max_pool else 2
+    for _ in range(4):
+        yield layers.Conv2D(filters, 3, strides, padding="same")
+        yield from _norm(norm)
+        yield layers.ReLU()
+        if max_pool:
+            yield MaxPool2x2()
+
+
+def _norm(name):
+    kinds = {"batch_norm": [BatchStatisticsNorm], "layer_norm": [ExampleNorm]}
+    return [kind() for kind in kinds.get(name, [])]

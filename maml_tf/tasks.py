@@ -1,0 +1,242 @@
+"""Few-shot tasks: meta-batch t is a function of (seed, t).
+
+Nothing here keeps a position, so a run resumes by starting at t and the
+evaluation tasks are the same for ever. Elements are
+`((support_x, support_y, query_x), query_y)` with a leading task axis.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+AMPLITUDES = (0.1, 5.0)
+PHASES = (0.0, np.pi)
+INPUTS = (-5.0, 5.0)
+
+
+class Sinusoids(NamedTuple):
+    """A stack of B sinusoid tasks of n points, y = A sin(x − phase).
+
+    Attributes:
+      x, y: `[B, n, 1]`.
+      amplitude, phase: `[B]`; the phase in radians.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    amplitude: np.ndarray
+    phase: np.ndarray
+
+
+def draw_sinusoids(
+    rng: np.random.RandomState, tasks: int, points: int
+) -> Sinusoids:
+    """Draws sinusoid tasks in the order in which cbfinn/maml draws them.
+
+    A ~ U[0.1, 5], phase ~ U[0, π], x ~ U[−5, 5].
+
+    Source: Finn et al. 2017, section 5.1; `data_generator.py`.
+    """
+    amplitude = rng.uniform(*AMPLITUDES, tasks)
+    phase = rng.uniform(*PHASES, tasks)
+    x = np.stack([rng.uniform(*INPUTS, (points, 1)) for _ in range(tasks)])
+    return _sinusoids(x, amplitude, phase, np.sin)
+
+
+def sinusoids_at(seed: int, t, tasks: int, points: int) -> Sinusoids:
+    """Draws meta-batch t of sinusoid tasks inside a graph, float32."""
+    seeds = tf.random.split(_seed(seed, t), 3)
+    amplitude = tf.random.stateless_uniform([tasks], seeds[0], *AMPLITUDES)
+    phase = tf.random.stateless_uniform([tasks], seeds[1], *PHASES)
+    x = tf.random.stateless_uniform([tasks, points, 1], seeds[2], *INPUTS)
+    return _sinusoids(x, amplitude, phase, tf.sin)
+
+
+def split_regression(sinusoids: Sinusoids, shots: int, oracle: bool = False):
+    """Returns the first K points as support set and the others as query set.
+
+    Args:
+      sinusoids: B tasks.
+      shots: K.
+      oracle: whether amplitude and phase are appended to every input, as for
+        the baseline that knows its task.
+
+    Returns:
+      `((support_x, support_y, query_x), query_y)`.
+    """
+    x, y = sinusoids.x, sinusoids.y
+    if oracle:
+        ones = tf.ones_like(x)
+        task = (sinusoids.amplitude, sinusoids.phase)
+        x = tf.concat([x, *(v[:, None, None] * ones for v in task)], -1)
+    return (x[:, :shots], y[:, :shots], x[:, shots:]), y[:, shots:]
+
+
+def sinusoid_meta_batches(
+    *, meta_batch_size: int, shots: int, seed: int, start: int = 0, oracle=False
+) -> tf.data.Dataset:
+    """Returns meta-batches start, start + 1, … of sinusoid regression."""
+
+    def meta_batch(t):
+        drawn = sinusoids_at(seed, t, meta_batch_size, 2 * shots)
+        return split_regression(drawn, shots, oracle)
+
+    return _from(start).map(meta_batch).prefetch(tf.data.AUTOTUNE)
+
+
+def sinusoid_test_tasks(
+    tasks: int, *, shots: int, meta_batch_size: int, oracle: bool = False
+) -> tf.data.Dataset:
+    """Returns the very tasks that cbfinn/maml tests on, in meta-batches.
+
+    They are what its generator yields one by one after `np.random.seed(1)`.
+    """
+    rng = np.random.RandomState(1)
+    drawn = [draw_sinusoids(rng, 1, 2 * shots) for _ in range(tasks)]
+    stacked = Sinusoids(
+        *(
+            np.concatenate(a).astype(np.float32)
+            for a in zip(*drawn, strict=True)
+        )
+    )
+    whole = tf.data.Dataset.from_tensor_slices(
+        split_regression(stacked, shots, oracle)
+    )
+    return whole.batch(meta_batch_size)
+
+
+def draw_task_list(
+    classes: Sequence[int],
+    images_per_class: int,
+    length: int,
+    ways: int,
+    images: int,
+    seed: int,
+) -> np.ndarray:
+    """Draws the fixed list of tasks that cbfinn/maml cycles through.
+
+    Each task is N different classes in random order, and for each class
+    `images` different images. With the sorted class and file names of
+    Omniglot this is the original's own list, draw for draw.
+
+    Source: `data_generator.py`, `make_data_tensor`; seed 5 and 200,000 tasks
+    in training, 6 and 600 in validation and test.
+
+    Args:
+      classes: the class indices of a split, in the split's order.
+      images_per_class: how many images each class has.
+      length: number of tasks.
+      ways: N.
+      images: images of a class in a task, support and query together.
+      seed: of Python's generator.
+
+    Returns:
+      Image indices (class · images_per_class + image), int32
+      `[length, N, images]`.
+    """
+    rng = random.Random(seed)
+    population = range(images_per_class)
+    tasks = np.empty([length, ways, images], np.int32)
+    for task in tasks:
+        chosen = rng.sample(classes, ways)
+        rng.shuffle(chosen)
+        for row, label in zip(task, chosen, strict=True):
+            row[:] = rng.sample(population, images)
+            row += label * images_per_class
+    return tasks
+
+
+def image_meta_batches(
+    images: np.ndarray,
+    task_list: np.ndarray,
+    *,
+    meta_batch_size: int,
+    shots: int,
+    seed: int,
+    start: int = 0,
+    rotations: bool = True,
+    scale: float = 1.0,
+) -> tf.data.Dataset:
+    """Returns meta-batches start, start + 1, … of N-way K-shot tasks.
+
+    Meta-batch t holds the tasks t·B, …, (t + 1)·B − 1 of the list, which is
+    repeated for ever. Fresh for every t are one rotation by a multiple of 90°
+    for each class and, within each image slot, the order of the N classes.
+
+    Source: `data_generator.py` of cbfinn/maml.
+
+    Args:
+      images: uint8 `[number of images, H, W, C]`.
+      task_list: image indices `[tasks, N, images of a class]`.
+      meta_batch_size: B.
+      shots: K; the first N·K images are the support set.
+      seed: of rotations and orders.
+      start: the first t.
+      rotations: whether classes are rotated; images must then be square.
+      scale: what pixel values are multiplied with.
+    """
+    height, width, channels = images.shape[1:]
+    pixels = tf.constant(images.reshape(len(images), -1))
+    task_list = tf.constant(task_list)
+    quarter_turns = _quarter_turns(*images.shape[1:]) if rotations else None
+
+    def meta_batch(t):
+        rows = t * meta_batch_size + tf.range(meta_batch_size, dtype=tf.int64)
+        chosen = tf.gather(task_list, rows % len(task_list))
+        chosen, turns, labels = _arrange(chosen, _seed(seed, t))
+        x = tf.gather(pixels, chosen)
+        if rotations:
+            x = tf.gather(x, tf.gather(quarter_turns, turns), batch_dims=2)
+        x = tf.reshape(x, [*labels.shape, height, width, channels])
+        x = tf.cast(x, tf.float32) * scale
+        support = task_list.shape[1] * shots
+        inputs = x[:, :support], labels[:, :support], x[:, support:]
+        return inputs, labels[:, support:]
+
+    return _from(start).map(meta_batch).prefetch(tf.data.AUTOTUNE)
+
+
+def _arrange(chosen, seed):
+    """Shuffles the classes within each image slot and draws their rotations.
+
+    Args:
+      chosen: image indices `[B, N, M]`.
+      seed: `[2]`.
+
+    Returns:
+      Image indices, quarter turns and labels, each `[B, M·N]`.
+    """
+    tasks, ways, slots = chosen.shape
+    seeds = tf.random.split(seed, 2)
+    turns = tf.random.stateless_uniform([tasks, ways], seeds[0], 0, 4, tf.int32)
+    keys = tf.random.stateless_uniform([tasks, slots, ways], seeds[1])
+    labels = tf.argsort(keys)
+    chosen = tf.gather(tf.transpose(chosen, [0, 2, 1]), labels, batch_dims=2)
+    labels = tf.reshape(labels, [tasks, slots * ways])
+    turns = tf.gather(turns, labels, batch_dims=1)
+    return tf.reshape(chosen, labels.shape), turns, labels
+
+
+def _quarter_turns(height, width, channels):
+    """Returns where each pixel comes from after 0 … 3 quarter turns."""
+    places = np.arange(height * width * channels, dtype=np.int32)
+    places = places.reshape(height, width, channels)
+    return tf.constant(
+        np.stack([np.rot90(places, k).ravel() for k in range(4)])
+    )
+
+
+def _sinusoids(x, amplitude, phase, sin):
+    y = amplitude[:, None, None] * sin(x - phase[:, None, None])
+    return Sinusoids(x, y, amplitude, phase)
+
+
+def _seed(seed, t):
+    return tf.stack([tf.cast(seed, tf.int64), tf.cast(t, tf.int64)])
+
+
+def _from(start):
+    return tf.data.Dataset.range(start, np.iinfo(np.int64).max)

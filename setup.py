@@ -1,0 +1,42 @@
+"""Packaging: `pip install .`, with CUDA `pip install .[gpu]`."""
+
+import pathlib
+
+import setuptools
+
+README = pathlib.Path(__file__).with_name("README.md")
+
+setuptools.setup(
+    name="maml-tf",
+    version="0.1.0",
+    description="Model-agnostic meta-learning in TensorFlow 2 and Keras 3",
+    long_description=README.read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The maml-tf authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=setuptools.find_packages(include=["maml_tf", "maml_tf.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "absl-py",
+        "keras>=3.5",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "tensorflow>=2.18",
+        "tensorflow-datasets",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.18"],
+        "test": ["pytest", "pytest-xdist", "ruff"],
+    },
+    entry_points={"console_scripts": ["maml-tf = maml_tf.main:run"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

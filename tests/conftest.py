@@ -1,0 +1,37 @@
+"""What several tests share: float64, and where the shared files are."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def float64():
+    """Makes new layers, losses and optimizers compute in float64."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def golden():
+    """Returns a reader of the originals' arrays, by name without ending."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"needs the golden files of the originals in {folder}")
+    return lambda name: dict(np.load(folder / f"{name}.npz"))
+
+
+@pytest.fixture
+def real_data():
+    """Returns the folder with the real Omniglot archives."""
+    folder = SHARED / "data"
+    if not (folder / "omniglot").is_dir():
+        pytest.skip(f"needs the Omniglot archives in {folder}/omniglot")
+    return folder
