@@ -6,11 +6,14 @@ evaluation tasks are the same for ever. Elements are
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+MetaBatch = tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+Sampler = Callable[[tf.Tensor], MetaBatch]
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, np.pi)
@@ -75,37 +78,27 @@ def split_regression(sinusoids: Sinusoids, shots: int, oracle: bool = False):
     return (x[:, :shots], y[:, :shots], x[:, shots:]), y[:, shots:]
 
 
-def sinusoid_meta_batches(
-    *, meta_batch_size: int, shots: int, seed: int, start: int = 0, oracle=False
-) -> tf.data.Dataset:
-    """Returns meta-batches start, start + 1, … of sinusoid regression."""
+def sinusoid_sampler(
+    *, meta_batch_size: int, shots: int, seed: int, oracle: bool = False
+) -> Sampler:
+    """Returns the function from t to meta-batch t of sinusoid regression."""
 
     def meta_batch(t):
         drawn = sinusoids_at(seed, t, meta_batch_size, 2 * shots)
         return split_regression(drawn, shots, oracle)
 
-    return _from(start).map(meta_batch).prefetch(tf.data.AUTOTUNE)
+    return meta_batch
 
 
-def sinusoid_test_tasks(
-    tasks: int, *, shots: int, meta_batch_size: int, oracle: bool = False
-) -> tf.data.Dataset:
-    """Returns the very tasks that cbfinn/maml tests on, in meta-batches.
+def sinusoid_test_tasks(tasks: int, shots: int) -> Sinusoids:
+    """Returns the very tasks that cbfinn/maml tests on, float32.
 
     They are what its generator yields one by one after `np.random.seed(1)`.
     """
     rng = np.random.RandomState(1)
     drawn = [draw_sinusoids(rng, 1, 2 * shots) for _ in range(tasks)]
-    stacked = Sinusoids(
-        *(
-            np.concatenate(a).astype(np.float32)
-            for a in zip(*drawn, strict=True)
-        )
-    )
-    whole = tf.data.Dataset.from_tensor_slices(
-        split_regression(stacked, shots, oracle)
-    )
-    return whole.batch(meta_batch_size)
+    columns = zip(*drawn, strict=True)
+    return Sinusoids(*(np.concatenate(c).astype(np.float32) for c in columns))
 
 
 def draw_task_list(
@@ -149,18 +142,15 @@ def draw_task_list(
     return tasks
 
 
-def image_meta_batches(
+def image_sampler(
     images: np.ndarray,
     task_list: np.ndarray,
     *,
     meta_batch_size: int,
     shots: int,
     seed: int,
-    start: int = 0,
-    rotations: bool = True,
-    scale: float = 1.0,
-) -> tf.data.Dataset:
-    """Returns meta-batches start, start + 1, … of N-way K-shot tasks.
+) -> Sampler:
+    """Returns the function from t to meta-batch t of N-way K-shot tasks.
 
     Meta-batch t holds the tasks t·B, …, (t + 1)·B − 1 of the list, which is
     repeated for ever. Fresh for every t are one rotation by a multiple of 90°
@@ -169,34 +159,35 @@ def image_meta_batches(
     Source: `data_generator.py` of cbfinn/maml.
 
     Args:
-      images: uint8 `[number of images, H, W, C]`.
+      images: uint8 `[number of images, side, side, channels]`.
       task_list: image indices `[tasks, N, images of a class]`.
       meta_batch_size: B.
       shots: K; the first N·K images are the support set.
       seed: of rotations and orders.
-      start: the first t.
-      rotations: whether classes are rotated; images must then be square.
-      scale: what pixel values are multiplied with.
     """
-    height, width, channels = images.shape[1:]
     pixels = tf.constant(images.reshape(len(images), -1))
+    quarter_turns = _quarter_turns(images.shape[1:])
     task_list = tf.constant(task_list)
-    quarter_turns = _quarter_turns(*images.shape[1:]) if rotations else None
+    support = task_list.shape[1] * shots
 
     def meta_batch(t):
         rows = t * meta_batch_size + tf.range(meta_batch_size, dtype=tf.int64)
         chosen = tf.gather(task_list, rows % len(task_list))
         chosen, turns, labels = _arrange(chosen, _seed(seed, t))
         x = tf.gather(pixels, chosen)
-        if rotations:
-            x = tf.gather(x, tf.gather(quarter_turns, turns), batch_dims=2)
-        x = tf.reshape(x, [*labels.shape, height, width, channels])
-        x = tf.cast(x, tf.float32) * scale
-        support = task_list.shape[1] * shots
+        x = tf.gather(x, tf.gather(quarter_turns, turns), batch_dims=2)
+        x = tf.reshape(x, [*labels.shape, *images.shape[1:]])
+        x = tf.cast(x, tf.float32)
         inputs = x[:, :support], labels[:, :support], x[:, support:]
         return inputs, labels[:, support:]
 
-    return _from(start).map(meta_batch).prefetch(tf.data.AUTOTUNE)
+    return meta_batch
+
+
+def meta_batches(sampler: Sampler, start: int = 0) -> tf.data.Dataset:
+    """Returns the meta-batches start, start + 1, … of a sampler."""
+    endless = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+    return endless.map(sampler).prefetch(tf.data.AUTOTUNE)
 
 
 def _arrange(chosen, seed):
@@ -220,10 +211,9 @@ def _arrange(chosen, seed):
     return tf.reshape(chosen, labels.shape), turns, labels
 
 
-def _quarter_turns(height, width, channels):
+def _quarter_turns(shape):
     """Returns where each pixel comes from after 0 … 3 quarter turns."""
-    places = np.arange(height * width * channels, dtype=np.int32)
-    places = places.reshape(height, width, channels)
+    places = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     return tf.constant(
         np.stack([np.rot90(places, k).ravel() for k in range(4)])
     )
@@ -236,7 +226,3 @@ def _sinusoids(x, amplitude, phase, sin):
 
 def _seed(seed, t):
     return tf.stack([tf.cast(seed, tf.int64), tf.cast(t, tf.int64)])
-
-
-def _from(start):
-    return tf.data.Dataset.range(start, np.iinfo(np.int64).max)

@@ -1,0 +1,320 @@
+"""Keras callbacks of a training run, counted in meta-iterations.
+
+Training is one Keras epoch that starts at any iteration, so that a run can
+be interrupted and continued anywhere.
+"""
+
+import csv
+import os
+import signal
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import checkpoints
+from maml_tf.evaluation import adaptation_curve
+
+
+class IterationCallback(keras.callbacks.Callback):
+    """Calls `on_iteration(iteration)` with the number of updates done."""
+
+    def __init__(self, start: int):
+        super().__init__()
+        self.start = start
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts."""
+        self.on_iteration(self.start + batch + 1)
+
+    def on_iteration(self, iteration: int):
+        """To be overridden."""
+        raise NotImplementedError
+
+
+class Table:
+    """A CSV file of one row for an iteration, which a resumed run continues.
+
+    Rows after the resumed iteration are dropped: they will come again.
+
+    Args:
+      path: the CSV file.
+      start: the iteration at which the run starts or continues.
+    """
+
+    def __init__(self, path: str, start: int):
+        self.path = path
+        self.rows = [r for r in _read_rows(path) if r["iteration"] <= start]
+        if os.path.exists(path):
+            self._write("w", self.rows)
+
+    def append(self, iteration: int, values: dict[str, float]) -> None:
+        """Adds a row and writes it at once."""
+        self.rows.append({"iteration": iteration, **values})
+        self._write("a", self.rows[-1:])
+
+    def _write(self, mode, rows):
+        with open(self.path, mode, newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0] if self.rows else [])
+            if file.tell() == 0 and self.rows:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+class TrainingLog(IterationCallback):
+    """Means over each window of iterations: a CSV row, TensorBoard, a line.
+
+    Every `window` iterations the learner's metrics are written and start
+    afresh; every `print_interval` the mean of the windows since is printed as
+    cbfinn/maml prints it, before and after adaptation.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      table: where rows go.
+      writer: a `tf.summary` writer, or `None`.
+      line: makes the printed line of an iteration and a row of means.
+      window: in iterations.
+      print_interval: in iterations, a multiple of `window`.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        table: Table,
+        writer,
+        line: Callable[[int, dict[str, float]], str],
+        *,
+        window: int,
+        print_interval: int,
+    ):
+        super().__init__(start)
+        self.table = table
+        self.writer = writer
+        self.line = line
+        self.window = window
+        self.print_interval = print_interval
+
+    def on_train_begin(self, logs=None):
+        """Keeps the metrics of an interrupted window, which Keras resets."""
+        self.window_so_far = [np.array(v) for v in self.model.metrics_variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Gives the interrupted window its metrics back."""
+        pairs = zip(
+            self.model.metrics_variables, self.window_so_far, strict=True
+        )
+        for variable, value in pairs:
+            variable.assign(value)
+
+    def on_iteration(self, iteration):
+        """Writes a window that is complete."""
+        if iteration % self.window:
+            return
+        means = self.model.get_metrics_result()
+        means = {name: float(value) for name, value in means.items()}
+        self.table.append(iteration, means)
+        write_scalars(self.writer, iteration, means)
+        self.model.reset_metrics()
+        if iteration % self.print_interval == 0:
+            rows = self.table.rows[-self.print_interval // self.window :]
+            means = {k: np.mean([row[k] for row in rows]) for k in means}
+            print_line(self.line(iteration, means))
+
+
+class Validation(IterationCallback):
+    """Scores one validation meta-batch at regular intervals.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      table: where rows go.
+      writer: a `tf.summary` writer, or `None`.
+      sampler: validation meta-batch t is `sampler(t)`; the one scored at
+        iteration i is t = i / interval.
+      metric: see `evaluation.adaptation_curve`.
+      name: of the metric.
+      interval: in iterations.
+    """
+
+    def __init__(self, start, table, writer, sampler, metric, name, interval):
+        super().__init__(start)
+        self.table = table
+        self.writer = writer
+        self.sampler = sampler
+        self.metric = metric
+        self.name = name
+        self.interval = interval
+
+    def on_iteration(self, iteration):
+        """Prints the original's line: pre-update, post-update."""
+        if iteration % self.interval:
+            return
+        t = tf.constant(iteration // self.interval, tf.int64)
+        data = tf.data.Dataset.from_tensors(self.sampler(t))
+        mean = adaptation_curve(self.model, data, self.metric).mean
+        row = {f"{self.name}_{u}": float(m) for u, m in enumerate(mean)}
+        self.table.append(iteration, row)
+        write_scalars(
+            self.writer,
+            iteration,
+            {f"validation_{k}": v for k, v in row.items()},
+        )
+        trained = mean[self.model.inner_steps]
+        print_line(f"Validation results: {mean[0]}, {trained}")
+
+
+class Saver(IterationCallback):
+    """Saves a checkpoint at regular intervals and when training stops.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      folder: where checkpoints go.
+      phase: see `checkpoints.save`.
+      interval: in iterations.
+    """
+
+    def __init__(self, start, folder, phase, interval):
+        super().__init__(start)
+        self.folder = folder
+        self.phase = phase
+        self.interval = interval
+        self.done = self.saved = start
+
+    def on_iteration(self, iteration):
+        """Saves if it is time."""
+        self.done = iteration
+        if iteration % self.interval == 0:
+            self._save()
+
+    def on_train_end(self, logs=None):
+        """Saves what has been done since."""
+        if self.saved < self.done:
+            self._save()
+
+    def _save(self):
+        checkpoints.save(self.folder, self.model, self.phase, self.done)
+        self.saved = self.done
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends training after the current step on SIGINT or SIGTERM.
+
+    A second signal acts as it would without this.
+
+    Attributes:
+      received: the signal, or `None`.
+    """
+
+    received: signal.Signals | None = None
+
+    def on_train_begin(self, logs=None):
+        """Listens."""
+        self._previous = {
+            s: signal.signal(s, self._stop)
+            for s in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def on_train_end(self, logs=None):
+        """Stops listening."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number, frame):
+        del frame
+        self.received = signal.Signals(number)
+        self.model.stop_training = True
+        self.on_train_end()
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a number that is not finite."""
+
+
+class NonFiniteGuard(IterationCallback):
+    """Stops training at the first loss that is not finite.
+
+    It keeps the state before each call of the training function. When a loss
+    is not finite it repeats the iterations since, one by one, to name the
+    iteration and the first tensor.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      sampler: meta-batch t is `sampler(t)`.
+    """
+
+    def __init__(self, start: int, sampler):
+        super().__init__(start)
+        self.sampler = sampler
+
+    def on_train_begin(self, logs=None):
+        """Keeps the initial state."""
+        self._keep(self.start)
+
+    def on_iteration(self, iteration):
+        """Raises `NonFiniteError` if the loss is not finite."""
+        if np.isfinite(self.model.get_metrics_result()["loss"]):
+            self._keep(iteration)
+        else:
+            raise NonFiniteError(self._explain(iteration))
+
+    def _keep(self, iteration):
+        self._variables = [
+            *self.model.network.variables,
+            *self.model.optimizer.variables,
+        ]
+        self._values = [np.array(v) for v in self._variables]
+        self._good = iteration
+
+    def _explain(self, iteration):
+        for variable, value in zip(self._variables, self._values, strict=True):
+            variable.assign(value)
+        for t in range(self._good, iteration):
+            x, y = self.sampler(tf.constant(t, tf.int64))
+            for name, tensor in _training_tensors(self.model, x, y):
+                if not np.isfinite(tensor).all():
+                    return (
+                        f"Not finite at iteration {t + 1}: first the {name}. "
+                        "Lower --update_lr or --meta_lr."
+                    )
+            self.model.train_on_batch(x, y)
+        return f"Not finite between iterations {self._good} and {iteration}."
+
+
+def _training_tensors(learner, x, y):
+    """Yields what a training step computes, in order, with names."""
+    with tf.GradientTape() as tape:
+        predictions = learner(x, training=True)
+        loss = learner.compute_loss(x, y, predictions)
+    yield "inputs", x[0]
+    yield "support prediction before adaptation", predictions.support
+    for step, query in enumerate(predictions.query):
+        yield f"query prediction after {step} inner steps", query
+    yield "loss", loss
+    variables = learner.trainable_variables
+    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    for variable, gradient in zip(variables, gradients, strict=True):
+        yield f"meta-gradient of {variable.path}", gradient
+
+
+def write_scalars(writer, step: int, values: dict[str, float]) -> None:
+    """Writes TensorBoard scalars; a `None` writer writes nothing."""
+    if writer is not None:
+        with writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        writer.flush()
+
+
+def print_line(line: str) -> None:
+    """Prints a line of its own over a progress bar that may be there."""
+    print(f"\r{line:<79}" if os.isatty(1) else line, flush=True)
+
+
+def _read_rows(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return [
+            {k: int(v) if k == "iteration" else float(v) for k, v in r.items()}
+            for r in csv.DictReader(file)
+        ]

@@ -1,0 +1,197 @@
+"""One run's settings: a frozen dataclass that validates itself.
+
+Fields carry the field's names; `FLAGS` maps those that cbfinn/maml calls
+otherwise. Standard library only.
+"""
+
+import dataclasses
+import json
+import math
+import os
+
+DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
+NORMS = ("batch_norm", "layer_norm", "None")
+EVALUATION_TASKS = 600
+
+FLAGS = {
+    "ways": "num_classes",
+    "meta_iterations": "metatrain_iterations",
+    "shots": "update_batch_size",
+    "inner_lr": "update_lr",
+    "inner_steps": "num_updates",
+    "first_order": "stop_grad",
+    "train_shots": "train_update_batch_size",
+    "train_inner_lr": "train_update_lr",
+}
+
+
+class ConfigError(ValueError):
+    """A setting that makes no sense; the message names its flag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of one run; defaults and meanings are cbfinn/maml's.
+
+    Raises:
+      ConfigError: if a value, or a combination, makes no sense.
+    """
+
+    datasource: str = "sinusoid"
+    ways: int = 5
+    baseline: str | None = None
+    pretrain_iterations: int = 0
+    meta_iterations: int = 15000
+    meta_batch_size: int = 25
+    meta_lr: float = 1e-3
+    shots: int = 5
+    inner_lr: float = 1e-3
+    inner_steps: int = 1
+    norm: str = "batch_norm"
+    num_filters: int = 64
+    conv: bool = True
+    max_pool: bool = False
+    first_order: bool = False
+    log: bool = True
+    logdir: str = "/tmp/data"
+    resume: bool = True
+    train: bool = True
+    test_iter: int = -1
+    test_set: bool = False
+    train_shots: int = -1
+    train_inner_lr: float = -1.0
+    data_dir: str = "data"
+    cache_dir: str | None = None
+    seed: int = 0
+    plot: bool = False
+
+    def __post_init__(self):
+        self._check_choices()
+        self._check_numbers()
+        self._check_combinations()
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether tasks have classes, rather than real-valued targets."""
+        return self.datasource != "sinusoid"
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the network sees amplitude and phase."""
+        return self.baseline == "oracle"
+
+    @property
+    def phases(self) -> tuple[int, int]:
+        """Iterations of pretraining and of meta-training.
+
+        The oracle spends all of them in pretraining, as the original does.
+        """
+        if self.is_oracle:
+            return self.pretrain_iterations + self.meta_iterations, 0
+        return self.pretrain_iterations, self.meta_iterations
+
+    @property
+    def test_inner_steps(self) -> int:
+        """How many inner steps are evaluated, at least `inner_steps`."""
+        while_training = {"sinusoid": 5, "omniglot": 10, "miniimagenet": 1}
+        steps = while_training[self.datasource] if self.train else 10
+        return max(steps, self.inner_steps)
+
+    @property
+    def queries(self) -> int:
+        """Query examples of a class (of a task, in regression)."""
+        if self.datasource == "miniimagenet" and self.train:
+            return 15
+        return self.shots
+
+    @property
+    def folder(self) -> str:
+        """The run's own folder, named as the original names it."""
+        return os.path.join(self.logdir, self.exp_string)
+
+    @property
+    def exp_string(self) -> str:
+        """The original's name of the experiment, from *training* settings."""
+        shots = self.shots if self.train_shots == -1 else self.train_shots
+        rate = (
+            self.inner_lr if self.train_inner_lr == -1 else self.train_inner_lr
+        )
+        parts = [
+            f"cls_{self.ways}.mbs_{self.meta_batch_size}.ubs_{shots}"
+            f".numstep{self.inner_steps}.updatelr{rate}",
+            f"hidden{self.num_filters}" if self.num_filters != 64 else "",
+            "maxpool" if self.max_pool else "",
+            "stopgrad" if self.first_order else "",
+            self.baseline or "",
+            {
+                "batch_norm": "batchnorm",
+                "layer_norm": "layernorm",
+                "None": "nonorm",
+            }[self.norm],
+        ]
+        return "".join(parts)
+
+    def to_json(self) -> str:
+        """Returns all settings, one a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def _check_choices(self):
+        _choose(self, "datasource", DATASOURCES)
+        _choose(self, "norm", NORMS)
+        _choose(self, "baseline", (None, "oracle"))
+
+    def _check_numbers(self):
+        for name in ("meta_batch_size", "shots", "num_filters"):
+            _at_least(self, name, 1)
+        _at_least(self, "ways", 2)
+        _at_least(self, "inner_steps", 1)
+        for name in ("pretrain_iterations", "meta_iterations", "seed"):
+            _at_least(self, name, 0)
+        _at_least(self, "test_iter", -1)
+        for name in ("meta_lr", "inner_lr"):
+            _positive(self, name)
+        if self.train_shots != -1:
+            _at_least(self, "train_shots", 1)
+        if self.train_inner_lr != -1:
+            _positive(self, "train_inner_lr")
+
+    def _check_combinations(self):
+        if self.is_oracle and self.is_classification:
+            _refuse(self, "baseline", "None unless --datasource=sinusoid")
+        if self.datasource == "miniimagenet" and not self.max_pool:
+            _refuse(self, "max_pool", "True with --datasource=miniimagenet")
+        if self.train and sum(self.phases) == 0:
+            _refuse(
+                self,
+                "meta_iterations",
+                "at least 1 iteration here or in --pretrain_iterations",
+            )
+
+
+def flag_name(field: str) -> str:
+    """Returns the command line's name of a field of `Config`."""
+    return FLAGS.get(field, field)
+
+
+def _refuse(config, field, expected):
+    found = getattr(config, field)
+    raise ConfigError(
+        f"--{flag_name(field)}: expected {expected}, got {found!r}."
+    )
+
+
+def _choose(config, field, choices):
+    if getattr(config, field) not in choices:
+        names = ", ".join(str(choice) for choice in choices)
+        _refuse(config, field, f"one of {names}")
+
+
+def _at_least(config, field, least):
+    if getattr(config, field) < least:
+        _refuse(config, field, f"an integer of at least {least}")
+
+
+def _positive(config, field):
+    value = getattr(config, field)
+    if not (value > 0 and math.isfinite(value)):
+        _refuse(config, field, "a positive number")

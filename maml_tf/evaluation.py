@@ -1,0 +1,71 @@
+"""Adaptation curves: how a learner does after each inner step."""
+
+import csv
+import pickle
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class AdaptationCurve(NamedTuple):
+    """A metric of every task after 0, 1, …, U inner steps.
+
+    Attributes:
+      values: `[tasks, U + 1]`. Step 0 is the unadapted model on the *support*
+        set, as the originals score it; the others are scored on the query
+        set.
+    """
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over tasks, `[U + 1]`."""
+        return self.values.mean(0)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Population standard deviation over tasks, `[U + 1]`."""
+        return self.values.std(0)
+
+    @property
+    def ci95(self) -> np.ndarray:
+        """Half width of the 95 % interval, 1.96 · std / √tasks, `[U + 1]`."""
+        return 1.96 * self.std / np.sqrt(len(self.values))
+
+
+def adaptation_curve(learner, data: tf.data.Dataset, metric) -> AdaptationCurve:
+    """Scores a meta-learner on every task of a finite data set.
+
+    Tasks do not interact, so how they are batched changes nothing.
+
+    Args:
+      learner: a `MAML`; it takes `learner.test_inner_steps` steps.
+      data: elements `((support_x, support_y, query_x), query_y)`.
+      metric: maps (targets, predictions) to a number for each task, `[B]`.
+    """
+
+    @tf.function
+    def score(x, y):
+        predictions = learner(x, training=False)
+        after = [metric(y, query) for query in predictions.query[1:]]
+        return tf.stack([metric(x[1], predictions.support), *after], axis=-1)
+
+    return AdaptationCurve(np.concatenate([score(x, y) for x, y in data]))
+
+
+def write_curve(curve: AdaptationCurve, stem: str) -> None:
+    """Writes `stem.csv` and `stem.pkl` in the layout of cbfinn/maml.
+
+    The CSV has a header `update0, …` and three rows: means, standard
+    deviations, 95 % half widths. The pickle is `{"mses": [tasks, U + 1]}`,
+    whatever the metric.
+    """
+    with open(f"{stem}.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(f"update{u}" for u in range(len(curve.mean)))
+        for row in (curve.mean, curve.std, curve.ci95):
+            writer.writerow(row.tolist())
+    with open(f"{stem}.pkl", "wb") as file:
+        pickle.dump({"mses": curve.values}, file)

@@ -1,0 +1,135 @@
+"""`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
+
+import os
+import sys
+
+from absl import app, flags
+
+from maml_tf.config import Config, ConfigError, flag_name
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_DATA = "Data and method (cbfinn/maml)"
+
+flags.DEFINE_string(
+    "datasource", "sinusoid", "sinusoid, omniglot or miniimagenet"
+)
+flags.DEFINE_integer(
+    "num_classes", 5, "N, the number of classes of a task (N-way)"
+)
+flags.DEFINE_string(
+    "baseline", None, "oracle (sinusoid only: the task is an input), or None"
+)
+flags.DEFINE_integer(
+    "pretrain_iterations",
+    0,
+    "iterations of joint training, without adaptation, that come first",
+)
+flags.DEFINE_integer(
+    "metatrain_iterations", 15000, "iterations of meta-training"
+)
+flags.DEFINE_integer("meta_batch_size", 25, "number of tasks in a meta-update")
+flags.DEFINE_float("meta_lr", 0.001, "β, Adam's step size in meta-updates")
+flags.DEFINE_integer(
+    "update_batch_size",
+    5,
+    "K, support examples of a class (of a task, in regression)",
+)
+flags.DEFINE_float("update_lr", 1e-3, "α, the inner step size")
+flags.DEFINE_integer("num_updates", 1, "inner steps in training")
+flags.DEFINE_string("norm", "batch_norm", "batch_norm, layer_norm or None")
+flags.DEFINE_integer(
+    "num_filters",
+    64,
+    "filters of a convolution: 64 for omniglot, 32 for miniimagenet",
+)
+flags.DEFINE_bool(
+    "conv", True, "convolutional network, where there is a choice (omniglot)"
+)
+flags.DEFINE_bool(
+    "max_pool", False, "max-pooling instead of strided convolutions"
+)
+flags.DEFINE_bool(
+    "stop_grad", False, "first-order MAML: no second derivatives, faster"
+)
+flags.DEFINE_bool("log", True, "write TensorBoard summaries")
+flags.DEFINE_string("logdir", "/tmp/data", "folder of the experiments' folders")
+flags.DEFINE_bool("resume", True, "continue from the latest checkpoint")
+flags.DEFINE_bool("train", True, "train; False: evaluate a checkpoint")
+flags.DEFINE_integer(
+    "test_iter", -1, "iteration of the checkpoint to evaluate, -1 the latest"
+)
+flags.DEFINE_bool(
+    "test_set", False, "evaluate on test classes; False: validation classes"
+)
+flags.DEFINE_integer(
+    "train_update_batch_size",
+    -1,
+    "K in training, if it is evaluated with another; -1: the same",
+)
+flags.DEFINE_float(
+    "train_update_lr",
+    -1,
+    "α in training, if it is evaluated with another; -1: the same",
+)
+flags.DEFINE_string(
+    "data_dir", "data", "folder with omniglot/ or omniglot_resized/"
+)
+flags.DEFINE_string(
+    "cache_dir", None, "folder of packed data; default ~/.cache/maml_tf"
+)
+flags.DEFINE_integer(
+    "seed", 0, "of initial weights and of the training tasks' random draws"
+)
+flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
+flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
+
+
+def config_from_flags(values: flags.FlagValues) -> Config:
+    """Returns the settings that parsed flags describe.
+
+    Raises:
+      ConfigError: if they make no sense.
+    """
+    fields = {
+        field: values[flag_name(field)].value
+        for field in Config.__dataclass_fields__
+    }
+    if fields["baseline"] == "None":
+        fields["baseline"] = None
+    return Config(**fields)
+
+
+def main(argv: list[str]) -> int:
+    """Trains or evaluates, and returns the exit status."""
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"expected flags only, got {argv[1]!r}.")
+        return _run(config_from_flags(flags.FLAGS))
+    except KeyboardInterrupt as interrupt:
+        print(f"Stopped by {interrupt}; the same command continues.")
+        return 130
+    except (ValueError, ArithmeticError, OSError) as error:
+        print(f"maml-tf: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(config):
+    # TensorFlow takes seconds to import: bad flags need not wait for it.
+    from maml_tf import train
+
+    if config.train:
+        train.train(config)
+    else:
+        curve = train.evaluate(config)
+        print(curve.mean, curve.ci95)
+    return 0
+
+
+def run() -> None:
+    """Entry point of the `maml-tf` command."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,292 @@
+"""Runs one configuration: builds, trains, resumes and evaluates."""
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    datasets,
+    evaluation,
+    losses,
+    models,
+    tasks,
+)
+from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.meta_learners import MAML, JointTraining
+
+WINDOW = 100
+SAVE_INTERVAL = 1000
+TRAINING_TASKS = 200_000
+TEST_META_BATCH = 8
+PHASES = {"pretrain": JointTraining, "meta": MAML}
+
+
+class Data(NamedTuple):
+    """Meta-batches of a configuration.
+
+    Attributes:
+      train: meta-batch t is `train(t)`.
+      held_out: the same for held-out tasks: of the test classes if the
+        configuration says so, of the validation classes otherwise.
+    """
+
+    train: tasks.Sampler
+    held_out: tasks.Sampler
+
+
+def build_network(config: Config) -> keras.Model:
+    """Returns the network with initial values drawn from the seed."""
+    keras.utils.set_random_seed(config.seed)
+    norm, filters = config.norm, config.num_filters
+    if config.datasource == "sinusoid":
+        return models.sinusoid_mlp(3 if config.is_oracle else 1, norm)
+    if config.datasource == "miniimagenet":
+        return models.mini_imagenet_conv(config.ways, filters, norm)
+    if not config.conv:
+        return models.omniglot_mlp(config.ways, norm)
+    return models.omniglot_conv(config.ways, filters, norm, config.max_pool)
+
+
+def task_loss(config: Config) -> losses.TaskLoss:
+    """Returns the loss of a task, inner and outer, in the original's scale."""
+    if config.is_classification:
+        return losses.cross_entropy(config.shots)
+    return losses.mean_squared_error
+
+
+def task_metrics(config: Config) -> dict[str, losses.TaskLoss]:
+    """Returns what is tracked; the last one is the published score."""
+    metrics = {"loss": task_loss(config)}
+    if config.is_classification:
+        metrics["accuracy"] = losses.accuracy
+    return metrics
+
+
+def build_learner(
+    config: Config, network: keras.Model, phase: str = "meta"
+) -> MAML:
+    """Returns the compiled meta-learner of a phase, "pretrain" or "meta"."""
+    loss = task_loss(config)
+    learner = PHASES[phase](
+        network,
+        loss,
+        inner_lr=config.inner_lr,
+        inner_steps=config.inner_steps,
+        test_inner_steps=config.test_inner_steps,
+        first_order=config.first_order,
+        adapted=models.fast_weights(network),
+        task_metrics=task_metrics(config),
+    )
+    # The original clips by value where it trains on mini-ImageNet only.
+    clip = 10.0 if config.datasource == "miniimagenet" else None
+    adam = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8, clipvalue=clip)
+    learner.compile(adam, loss)
+    adam.build(learner.trainable_variables)
+    return learner
+
+
+def load_data(config: Config) -> Data:
+    """Returns the configuration's tasks.
+
+    Raises:
+      datasets.DataError: if images are missing or too few.
+    """
+    if config.datasource == "sinusoid":
+        sampler = tasks.sinusoid_sampler(
+            meta_batch_size=config.meta_batch_size,
+            shots=config.shots,
+            seed=config.seed,
+            oracle=config.is_oracle,
+        )
+        return Data(sampler, sampler)
+    if config.datasource == "miniimagenet":
+        raise datasets.DataError(
+            "--datasource=miniimagenet: reading its images is not supported "
+            "yet. Its settings can be looked at with --explain."
+        )
+    return _omniglot(config)
+
+
+def _omniglot(config):
+    data = datasets.load_omniglot(config.data_dir, config.cache_dir)
+    split = datasets.split_omniglot(data.names)
+    held_out = split.test if config.test_set else split.validation
+    needed = config.shots + config.queries
+    for classes in (split.train, held_out):
+        datasets.check_enough(
+            len(classes),
+            data.images.shape[1],
+            ways=config.ways,
+            images_needed=needed,
+        )
+
+    def sampler(classes, length, list_seed, **kwargs):
+        task_list = tasks.draw_task_list(
+            classes.tolist(),
+            data.images.shape[1],
+            length,
+            config.ways,
+            needed,
+            list_seed,
+        )
+        images = data.images.reshape(-1, *data.images.shape[2:])
+        return tasks.image_sampler(
+            images, task_list, shots=config.shots, **kwargs
+        )
+
+    batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
+    test_batch = {"meta_batch_size": TEST_META_BATCH, "seed": 1}
+    return Data(
+        sampler(split.train, TRAINING_TASKS, 5, **batch),
+        sampler(
+            held_out,
+            EVALUATION_TASKS,
+            6,
+            **(batch if config.train else test_batch),
+        ),
+    )
+
+
+def train(config: Config) -> str:
+    """Trains, or continues to train, and returns the log folder.
+
+    Pretraining comes first, then meta-training, each with its own Adam.
+
+    Raises:
+      datasets.DataError: see `load_data`.
+      checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      callbacks.NonFiniteError: if the loss is not finite any more.
+      KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
+    """
+    data = load_data(config)
+    network = build_network(config)
+    done = _latest(config)
+    os.makedirs(config.folder, exist_ok=True)
+    with open(os.path.join(config.folder, "config.json"), "w") as file:
+        file.write(config.to_json())
+    end = 0
+    for phase, iterations in zip(PHASES, config.phases, strict=True):
+        end += iterations
+        if iterations and (done is None or done.iteration < end):
+            learner = build_learner(config, network, phase)
+            start = end - iterations
+            if done is not None:
+                checkpoints.restore(done, learner, phase)
+                start = done.iteration
+            _fit(config, learner, data, phase, start, end)
+            done = checkpoints.find(config.folder)
+    return config.folder
+
+
+def _latest(config):
+    found = checkpoints.list_checkpoints(config.folder)
+    if found and config.resume:
+        return found[-1]
+    return None
+
+
+def _fit(config, learner, data, phase, start, end):
+    """Trains one phase from iteration `start` to `end`."""
+    stop = callbacks.StopOnSignal()
+    learner.steps_per_execution = 1
+    if not config.is_classification:
+        learner.steps_per_execution = math.gcd(WINDOW, start, end)
+    learner.fit(
+        tasks.meta_batches(data.train, start).take(end - start),
+        steps_per_epoch=end - start,
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 0,
+        callbacks=[
+            callbacks.NonFiniteGuard(start, data.train),
+            *_logging(config, data, phase, start),
+            callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
+            stop,
+        ],
+    )
+    if stop.received:
+        raise KeyboardInterrupt(stop.received.name)
+
+
+def _logging(config, data, phase, start):
+    writer = None
+    if config.log:
+        writer = tf.summary.create_file_writer(config.folder)
+    *_, (name, metric) = task_metrics(config).items()
+
+    def table(name):
+        return callbacks.Table(os.path.join(config.folder, name), start)
+
+    yield callbacks.TrainingLog(
+        start,
+        table("training.csv"),
+        writer,
+        _original_line(config, phase, name),
+        window=WINDOW,
+        print_interval=100 if config.is_classification else 1000,
+    )
+    if config.is_classification:
+        yield callbacks.Validation(
+            start,
+            table("validation.csv"),
+            writer,
+            data.held_out,
+            metric,
+            name,
+            interval=500,
+        )
+
+
+def _original_line(config, phase, metric) -> Callable:
+    before, after = f"pre_{metric}", f"post_{metric}_{config.inner_steps}"
+    pretrained = config.phases[0]
+
+    def line(iteration, means):
+        numbers = f"{means[before]}, {means[after]}"
+        if phase == "pretrain":
+            return f"Pretrain Iteration {iteration}: {numbers}"
+        return f"Iteration {iteration - pretrained}: {numbers}"
+
+    return line
+
+
+def evaluate(config: Config) -> evaluation.AdaptationCurve:
+    """Scores a checkpoint on 600 held-out tasks and writes the results.
+
+    Returns:
+      Accuracy, or mean squared error, of each task after 0 … 10 inner steps.
+
+    Raises:
+      checkpoints.CheckpointError: if there is no such checkpoint, or it is of
+        another architecture.
+      datasets.DataError: see `load_data`.
+    """
+    checkpoint = checkpoints.find(config.folder, config.test_iter)
+    learner = build_learner(config, build_network(config))
+    checkpoints.restore(checkpoint, learner, phase=None)
+    *_, metric = task_metrics(config).values()
+    curve = evaluation.adaptation_curve(learner, test_tasks(config), metric)
+    evaluation.write_curve(curve, result_stem(config))
+    return curve
+
+
+def test_tasks(config: Config) -> tf.data.Dataset:
+    """Returns the 600 held-out tasks, in meta-batches."""
+    if config.is_classification:
+        batches = tasks.meta_batches(load_data(config).held_out)
+        return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
+    drawn = tasks.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
+    whole = tasks.split_regression(drawn, config.shots, config.is_oracle)
+    return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
+
+
+def result_stem(config: Config) -> str:
+    """Returns the path of the evaluation's files, named as the original's."""
+    name = f"test_ubs{config.shots}_stepsize{config.inner_lr}"
+    return os.path.join(config.folder, name)
