@@ -23,12 +23,13 @@ setuptools.setup(
         "matplotlib",
         "numpy",
         "pillow",
+        "tensorboard",  # tf.summary.scalar needs it, TensorFlow 2.21 lacks it
         "tensorflow>=2.18",
         "tensorflow-datasets",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["pytest", "pytest-xdist", "ruff"],
+        "test": ["pytest", "ruff"],
     },
     entry_points={"console_scripts": ["maml-tf = maml_tf.main:run"]},
     classifiers=[

@@ -5,15 +5,14 @@ the running metrics after `iteration` updates: all that training depends on,
 since meta-batch t depends on (seed, t) alone.
 """
 
-import contextlib
-import os
 import pathlib
 import re
-import tempfile
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
+
+from maml_tf import files
 
 KEPT = 10
 
@@ -71,7 +70,7 @@ def save(folder: str, learner, phase: str, iteration: int) -> pathlib.Path:
     """
     path = pathlib.Path(folder) / f"model{iteration}.npz"
     state = {name: np.asarray(v) for name, v in _state(learner).items()}
-    with _replacing(path) as file:
+    with files.replacing(path) as file:
         np.savez(file, phase=phase, iteration=iteration, **state)
     for old in list_checkpoints(folder)[:-KEPT]:
         old.path.unlink()
@@ -111,20 +110,6 @@ def _state(learner):
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
     }
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=".saving")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
 
 def _read(path):

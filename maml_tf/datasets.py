@@ -9,23 +9,22 @@ in no other way, though the script asks for Lanczos), inverted, so that ink is
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import hashlib
 import io
-import json
 import logging
 import os
 import random
-import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from maml_tf.cache import DataError, cached
 
 OMNIGLOT = (1623, 20)  # classes, images in each
 
@@ -38,20 +37,16 @@ _log = logging.getLogger(__name__)
 _Drawing = tuple[str, Callable[[], bytes]]
 
 
-class DataError(ValueError):
-    """Data that is missing, incomplete or unreadable, and what to do."""
-
-
 class ImageClasses(NamedTuple):
     """Images in classes of equal size.
 
     Attributes:
-        images: uint8 `[classes, images per class, height, width, channels]`,
-            read-only, mapped from the cache's file.
-        names: One per class, `'Alphabet/character01'`, sorted.
-        files: Per class the names of its image files, sorted, aligned with
-            the second axis of `images`. TensorFlow Datasets does not keep
-            them: there they number the images as they come, `'tfds_00.png'`.
+      images: uint8 `[classes, images per class, height, width, channels]`,
+        read-only, mapped from the cache's file.
+      names: one per class, `'Alphabet/character01'`, sorted.
+      files: per class the names of its image files, sorted, aligned with the
+        second axis of `images`. TensorFlow Datasets does not keep them: there
+        they number the images as they come, `'tfds_00.png'`.
     """
 
     images: np.ndarray
@@ -86,33 +81,28 @@ def load_omniglot(
     Source: Lake et al. 2015; binary 28 x 28 images as in Finn et al. 2017.
 
     Args:
-        data_dir: The folder with the data.
-        cache_dir: Where the packed array (25 MB) is kept. By default
-            `$XDG_CACHE_HOME/maml_tf`, or `~/.cache/maml_tf`.
-        expected: Classes, and images in each, of a complete data set.
+      data_dir: the folder with the data.
+      cache_dir: where the packed array (25 MB) is kept; by default
+        `$XDG_CACHE_HOME/maml_tf`, or `~/.cache/maml_tf`.
+      expected: classes, and images in each, of a complete data set.
 
     Returns:
-        Images `[1623, 20, 28, 28, 1]` of 0 (paper) and 1 (ink).
+      Images `[1623, 20, 28, 28, 1]` of 0 (paper) and 1 (ink).
 
     Raises:
-        DataError: No source is there, or it is incomplete or unreadable, or
-            the cache cannot be written.
+      DataError: if no source is there, or it is incomplete or unreadable, or
+        the cache cannot be written.
     """
     data_dir = Path(data_dir).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(cache_dir or Path(home, "maml_tf")).expanduser()
     roots, side = _find_roots(data_dir)
+
+    def pack():
+        drawings = _drawings(roots) if roots else _tfds_drawings(data_dir)
+        return _pack(_decode_all(drawings, side), expected)
+
     fingerprint = _fingerprint(roots, expected)
-    if (cached := _read_cache(cache, fingerprint)) is not None:
-        return cached
-    with _writing(cache):  # Better refused before the work than after it.
-        tempfile.TemporaryFile(dir=cache).close()
-    _log.info("Packing Omniglot into %s (once, takes some seconds)", cache)
-    drawings = _drawings(roots) if roots else _tfds_drawings(data_dir)
-    packed = _pack(_decode_all(drawings, side), expected)
-    with _writing(cache):
-        _write_cache(cache, fingerprint, packed)
-    return _read_cache(cache, fingerprint) or packed
+    images, (names, files) = cached(cache_dir, "omniglot", fingerprint, pack)
+    return ImageClasses(images, tuple(names), tuple(map(tuple, files)))
 
 
 def split_omniglot(names: Sequence[str]) -> Split:
@@ -123,10 +113,10 @@ def split_omniglot(names: Sequence[str]) -> Split:
     ours is sorted, hence the same everywhere.
 
     Args:
-        names: The sorted names of the classes, as in `ImageClasses`.
+      names: the sorted names of the classes, as in `ImageClasses`.
 
     Returns:
-        Indices into `names`, in the shuffled order.
+      Indices into `names`, in the shuffled order.
     """
     order = list(range(len(names)))
     random.Random(1).shuffle(order)
@@ -139,13 +129,13 @@ def check_enough(
     """Checks that a task need not repeat a class or an image.
 
     Args:
-        classes: Classes in the split.
-        images_per_class: Images in each.
-        ways: Different classes in a task, N.
-        images_needed: Different images per class in a task, K + Q.
+      classes: classes in the split.
+      images_per_class: images in each.
+      ways: different classes in a task, N.
+      images_needed: different images per class in a task, K + Q.
 
     Raises:
-        DataError: There are fewer than a task needs.
+      DataError: if there are fewer than a task needs.
     """
     for flag, unit, needed, available in (
         ("num_classes", "classes", ways, classes),
@@ -292,9 +282,12 @@ def _decode_all(
 
 def _pack(
     images: dict[str, dict[str, np.ndarray]], expected: tuple[int, int]
-) -> ImageClasses:
-    """One sorted array of all classes; fails if one is missing or uneven."""
-    sizes = {name: len(group) for name, group in sorted(images.items())}
+) -> tuple[np.ndarray, tuple[list[str], list[list[str]]]]:
+    """Images, and names and files; fails if a class is missing or uneven."""
+    images = {
+        name: dict(sorted(images[name].items())) for name in sorted(images)
+    }
+    sizes = {name: len(group) for name, group in images.items()}
     odd = {name: n for name, n in sizes.items() if n != expected[1]}
     if len(images) != expected[0] or odd:
         first = "".join(f"\n  {name}: {odd[name]}" for name in list(odd)[:5])
@@ -303,9 +296,8 @@ def _pack(
             f"{len(images)} classes, {len(odd)} of them of another size. Copy "
             f"the data again, or download it from {_ADDRESS}.{first}"
         )
-    files = tuple(tuple(sorted(images[name])) for name in sizes)
-    rows = [[image for _, image in sorted(images[n].items())] for n in sizes]
-    return ImageClasses(np.array(rows), tuple(sizes), files)
+    rows = [list(group.values()) for group in images.values()]
+    return np.array(rows), (list(images), list(map(list, images.values())))
 
 
 def _fingerprint(roots: Iterable[Path], expected: tuple[int, int]) -> str:
@@ -316,64 +308,3 @@ def _fingerprint(roots: Iterable[Path], expected: tuple[int, int]) -> str:
             stat = path.stat()
             lines.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _checksum(array_file: Path, labels: dict) -> str:
-    # The whole file, because a flip in its header would change the shape.
-    digest = hashlib.sha256(np.memmap(array_file, np.uint8, mode="r"))
-    digest.update(json.dumps(labels).encode())
-    return digest.hexdigest()
-
-
-def _read_cache(folder: Path, fingerprint: str) -> ImageClasses | None:
-    array_file, json_file = folder / "omniglot.npy", folder / "omniglot.json"
-    if not json_file.exists():
-        return None
-    try:
-        about = json.loads(json_file.read_bytes())
-        if about["fingerprint"] != fingerprint:
-            _log.info("%s was packed from other data", array_file)
-            return None
-        if about["sha256"] != _checksum(array_file, about["labels"]):
-            raise DataError("wrong checksum")
-        names, files = about["labels"]
-        images = np.load(array_file, mmap_mode="r")
-        return ImageClasses(images, tuple(names), tuple(map(tuple, files)))
-    # Whatever is wrong with a cache, packing it again mends it.
-    except Exception as error:
-        _log.warning("Rebuilding the damaged cache %s: %s", array_file, error)
-        return None
-
-
-def _write_cache(folder: Path, fingerprint: str, data: ImageClasses) -> None:
-    array_file, labels = folder / "omniglot.npy", [data.names, data.files]
-    _replace(array_file, lambda file: np.save(file, data.images))
-    sha256 = _checksum(array_file, labels)
-    about = {"fingerprint": fingerprint, "sha256": sha256, "labels": labels}
-    text = json.dumps(about).encode()
-    _replace(folder / "omniglot.json", lambda file: file.write(text))
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file that others see complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"The cache folder {folder} cannot be written: {error}. Name "
-            "another one, or set XDG_CACHE_HOME."
-        ) from error

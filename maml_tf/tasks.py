@@ -5,12 +5,17 @@ evaluation tasks are the same for ever. Elements are
 `((support_x, support_y, query_x), query_y)` with a leading task axis.
 """
 
+import hashlib
+import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from maml_tf.cache import cached
 
 MetaBatch = tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 Sampler = Callable[[tf.Tensor], MetaBatch]
@@ -142,6 +147,40 @@ def draw_task_list(
     return tasks
 
 
+def cached_task_list(
+    cache_dir: str | os.PathLike[str] | None,
+    classes: Sequence[int],
+    images_per_class: int,
+    length: int,
+    ways: int,
+    images: int,
+    seed: int,
+) -> np.ndarray:
+    """Returns `draw_task_list`'s list, drawn once and kept in a file.
+
+    Args:
+      cache_dir: see `maml_tf.cache.cached`.
+      classes, images_per_class, length, ways, images, seed: see
+        `draw_task_list`.
+
+    Returns:
+      The same numbers in the smallest unsigned integers that hold them,
+      read-only.
+
+    Raises:
+      DataError: if the cache cannot be written.
+    """
+    arguments = classes, images_per_class, length, ways, images, seed
+    fingerprint = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()
+
+    def draw():
+        drawn = draw_task_list(*arguments)
+        return drawn.astype(np.min_scalar_type(drawn.max())), None
+
+    name = f"tasks_{ways}way_{images}images_{fingerprint[:8]}"
+    return cached(cache_dir, name, fingerprint, draw)[0]
+
+
 def image_sampler(
     images: np.ndarray,
     task_list: np.ndarray,
@@ -167,12 +206,14 @@ def image_sampler(
     """
     pixels = tf.constant(images.reshape(len(images), -1))
     quarter_turns = _quarter_turns(images.shape[1:])
-    task_list = tf.constant(task_list)
-    support = task_list.shape[1] * shots
+    # Slots before classes, swapped here once and not in every meta-batch.
+    task_list = tf.constant(np.swapaxes(task_list, 1, 2))
+    support = task_list.shape[2] * shots
 
     def meta_batch(t):
         rows = t * meta_batch_size + tf.range(meta_batch_size, dtype=tf.int64)
         chosen = tf.gather(task_list, rows % len(task_list))
+        chosen = tf.cast(chosen, tf.int32)
         chosen, turns, labels = _arrange(chosen, _seed(seed, t))
         x = tf.gather(pixels, chosen)
         x = tf.gather(x, tf.gather(quarter_turns, turns), batch_dims=2)
@@ -194,18 +235,18 @@ def _arrange(chosen, seed):
     """Shuffles the classes within each image slot and draws their rotations.
 
     Args:
-      chosen: image indices `[B, N, M]`.
+      chosen: image indices `[B, M, N]`.
       seed: `[2]`.
 
     Returns:
       Image indices, quarter turns and labels, each `[B, M·N]`.
     """
-    tasks, ways, slots = chosen.shape
+    tasks, slots, ways = chosen.shape
     seeds = tf.random.split(seed, 2)
     turns = tf.random.stateless_uniform([tasks, ways], seeds[0], 0, 4, tf.int32)
     keys = tf.random.stateless_uniform([tasks, slots, ways], seeds[1])
     labels = tf.argsort(keys)
-    chosen = tf.gather(tf.transpose(chosen, [0, 2, 1]), labels, batch_dims=2)
+    chosen = tf.gather(chosen, labels, batch_dims=2)
     labels = tf.reshape(labels, [tasks, slots * ways])
     turns = tf.gather(turns, labels, batch_dims=1)
     return tf.reshape(chosen, labels.shape), turns, labels

@@ -1,0 +1,125 @@
+"""Arrays that take long to make, made once and kept in checked files.
+
+A file is one line of JSON (fingerprint, shape, labels, checksum) and the bytes
+of the array. Being a single file, it cannot be half of one packing and half of
+another when processes pack at the same time.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_tf import files
+
+Labelled = tuple[np.ndarray, Any]
+_log = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """Data that is missing, incomplete or unreadable, and what to do."""
+
+
+def cached(
+    folder: str | os.PathLike[str] | None,
+    name: str,
+    fingerprint: str,
+    make: Callable[[], Labelled],
+) -> Labelled:
+    """Returns what `make` returns, from the cache where that is possible.
+
+    A file of another fingerprint, or a damaged one (a warning is logged), is
+    made again.
+
+    Args:
+      folder: where the file is kept; by default `$XDG_CACHE_HOME/maml_tf`, or
+        `~/.cache/maml_tf`.
+      name: of the file, without its ending.
+      fingerprint: names everything that the array depends on.
+      make: returns the array and its labels, anything that JSON can hold.
+
+    Returns:
+      The array, read-only, mapped from the file, and its labels, in which
+      tuples have become lists.
+
+    Raises:
+      DataError: if the folder cannot be written; `make` is not called then.
+    """
+    path = _folder(folder) / f"{name}.array"
+    if (found := _read(path, fingerprint)) is not None:
+        return found
+    with _writing(path.parent):  # Better refused before the work than after.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    _log.info("Making %s (once)", path)
+    array, labels = make()
+    with _writing(path.parent):
+        _write(path, fingerprint, np.ascontiguousarray(array), labels)
+    # Another process may have replaced it by one of another fingerprint.
+    return _read(path, fingerprint) or (array, labels)
+
+
+def _folder(folder: str | os.PathLike[str] | None) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(folder or Path(home, "maml_tf")).expanduser()
+
+
+def _read(path: Path, fingerprint: str) -> Labelled | None:
+    try:
+        with open(path, "rb") as file:
+            about = json.loads(file.readline())
+            array = _map(file, about)
+        if about.pop("sha256") != _checksum(about, array):
+            raise ValueError("wrong checksum")
+    except FileNotFoundError:
+        return None
+    # Whatever is wrong with a cache, making it again mends it.
+    except Exception as error:
+        _log.warning("Rebuilding the damaged cache %s: %s", path, error)
+        return None
+    if about["fingerprint"] != fingerprint:
+        _log.info("%s was made from other data", path)
+        return None
+    return array, about["labels"]
+
+
+def _map(file, about: dict) -> np.ndarray:
+    shape = tuple(about["shape"])
+    return np.memmap(file, about["dtype"], "r", file.tell(), shape)
+
+
+def _write(path: Path, fingerprint: str, array: np.ndarray, labels) -> None:
+    about = {
+        "fingerprint": fingerprint,
+        "dtype": array.dtype.str,
+        "shape": array.shape,
+        "labels": labels,
+    }
+    about["sha256"] = _checksum(about, array)
+    with files.replacing(path) as file:
+        file.write(json.dumps(about).encode() + b"\n")
+        file.write(array.data)
+
+
+def _checksum(about: dict, array: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(array.ravel())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written: {error}. Name "
+            "another one, or set XDG_CACHE_HOME."
+        ) from error

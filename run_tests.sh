@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The whole test suite, from a bare machine. Arguments are pytest's.
+# PYTHON=python3.12 ./run_tests.sh chooses the Python that .venv is made from.
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=tools/venv.sh
+source tools/venv.sh
+
+use_venv ".[test]"
+ruff format --check .
+ruff check .
+python -m pytest "$@"

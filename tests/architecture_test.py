@@ -1,0 +1,59 @@
+"""The architecture: who may import whom, and which packages."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+# module: (side, third-party packages it may import), from low to high.
+# A module imports from lower ones of its own side, or of no side; data and
+# learners meet only in modules of both sides.
+ARCHITECTURE = {
+    "config": ("", ""),
+    "files": ("", ""),
+    "losses": ("learner", "tensorflow"),
+    "adaptation": ("learner", "tensorflow"),
+    "models": ("learner", "keras"),
+    "functional": ("learner", "keras tensorflow"),
+    "stacked": ("learner", "keras numpy tensorflow"),
+    "meta_learners": ("learner", "keras tensorflow"),
+    "cache": ("data", "numpy"),
+    "datasets": ("data", "PIL numpy tensorflow_datasets"),
+    "tasks": ("data", "numpy tensorflow"),
+    "evaluation": ("learner", "numpy tensorflow"),
+    "checkpoints": ("learner", "numpy"),
+    "callbacks": ("learner", "keras numpy tensorflow"),
+    "plots": ("", "matplotlib numpy"),
+    "train": ("both", "keras numpy tensorflow"),
+    "__init__": ("both", ""),
+    "main": ("both", "absl"),
+    "main_quickstart": ("both", "absl"),
+}
+ORDER = list(ARCHITECTURE)
+PACKAGE = pathlib.Path(__file__).parents[1] / "maml_tf"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module):
+    """Yields what a module imports, anywhere in it, with full names."""
+    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    side, packages = ARCHITECTURE[module]
+    for name in imports(module):
+        top, inner, *_ = [*name.split("."), ""]
+        if top == "maml_tf":
+            lower = inner if inner in MODULES else "__init__"
+            assert ORDER.index(lower) < ORDER.index(module), name
+            assert side == "both" or ARCHITECTURE[lower][0] in ("", side), name
+        elif top not in sys.stdlib_module_names:
+            assert top in packages.split(), name

@@ -1,0 +1,79 @@
+"""A file is whole or absent; nothing else ever lies beside it."""
+
+import os
+import resource
+import stat
+
+import pytest
+
+from maml_tf import files
+
+
+@pytest.fixture(params=[None, b"whole"])
+def before(request, tmp_path):
+    """What the folder holds before a write: nothing, or a whole file."""
+    if request.param is not None:
+        (tmp_path / "file").write_bytes(request.param)
+    return contents(tmp_path)
+
+
+@pytest.fixture
+def full_disk():
+    """Makes writing beyond 1000 bytes fail as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_file_takes_its_place_at_the_end(before, tmp_path):
+    with files.replacing(tmp_path / "file") as file:
+        file.write(b"new")
+        file.flush()
+        others = contents(tmp_path)
+        assert others.pop(os.path.basename(file.name)) == b"new"
+        assert others == before
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_exception_leaves_what_was_there(error, before, tmp_path):
+    with pytest.raises(error), files.replacing(tmp_path / "file") as file:
+        file.write(b"half")
+        raise error
+    assert contents(tmp_path) == before
+
+
+# 2000 bytes stay in Python's buffer and fail only when it is flushed.
+@pytest.mark.parametrize("size", [2000, 2_000_000])
+def test_full_disk_leaves_what_was_there(size, before, tmp_path, full_disk):
+    with pytest.raises(OSError), files.replacing(tmp_path / "file") as file:
+        file.write(bytes(size))
+    assert contents(tmp_path) == before
+
+
+def test_two_writers_do_not_share_a_file(tmp_path):
+    path = tmp_path / "file"
+    with files.replacing(path) as first, files.replacing(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    # Contexts end in reverse, so the first one is the last to be renamed.
+    assert contents(tmp_path) == {"file": b"first"}
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        with files.replacing(tmp_path / "missing" / "file"):
+            pytest.fail("the file is open")
+
+
+def test_permissions_are_the_usual_ones(tmp_path):
+    with files.replacing(tmp_path / "file"):
+        pass
+    (tmp_path / "usual").touch()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
