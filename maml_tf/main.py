@@ -2,14 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 from absl import app, flags
 
 from maml_tf.config import Config, ConfigError, flag_name
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-_DATA = "Data and method (cbfinn/maml)"
 
 flags.DEFINE_string(
     "datasource", "sinusoid", "sinusoid, omniglot or miniimagenet"
@@ -101,29 +100,60 @@ def config_from_flags(values: flags.FlagValues) -> Config:
 
 
 def main(argv: list[str]) -> int:
-    """Trains or evaluates, and returns the exit status."""
+    """Explains, trains or evaluates, and returns the exit status."""
+    return guarded(argv, _run)
+
+
+def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
+    """Calls `action` with the settings; wrong input is one line, status 1."""
     try:
         if len(argv) > 1:
             raise ConfigError(f"expected flags only, got {argv[1]!r}.")
-        return _run(config_from_flags(flags.FLAGS))
+        action(config_from_flags(flags.FLAGS))
     except KeyboardInterrupt as interrupt:
         print(f"Stopped by {interrupt}; the same command continues.")
         return 130
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"maml-tf: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 def _run(config):
     # TensorFlow takes seconds to import: bad flags need not wait for it.
     from maml_tf import train
 
-    if config.train:
+    if flags.FLAGS.explain:
+        print(train.explain(config))
+    elif config.train:
         train.train(config)
     else:
-        curve = train.evaluate(config)
-        print(curve.mean, curve.ci95)
-    return 0
+        _report(config, train.evaluate(config))
+
+
+def _report(config, curve):
+    """Prints the original's lines, and the same as a table."""
+    from maml_tf import plots, train
+
+    print("Mean validation accuracy/loss, stddev, and confidence intervals")
+    print((curve.mean, curve.std, curve.ci95))
+    classes = "test" if config.test_set else "validation"
+    metric, scale, unit = "mean squared error", 1, ""
+    if config.is_classification:
+        metric, scale, unit = f"accuracy on {classes} classes", 100, " %"
+    print(f"step  {metric}, 95 % interval")
+    for u, (mean, half) in enumerate(zip(curve.mean, curve.ci95, strict=True)):
+        print(f"{u:4}  {scale * mean:.4g} ± {scale * half:.2g}{unit}")
+    stem = train.result_stem(config)
+    print(f"Written: {stem}.csv, {stem}.pkl")
+    if config.plot:
+        interval = scale * curve.mean, scale * curve.ci95
+        plots.plot_curves(
+            {f"K = {config.shots}": interval}, f"{stem}.png", metric + unit
+        )
+        if not config.is_classification:
+            panel = train.sinusoid_panel(config, f"K = {config.shots}")
+            plots.plot_sinusoids([panel], f"{stem}_fits.png")
 
 
 def run() -> None:

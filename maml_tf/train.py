@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import (
@@ -14,10 +15,12 @@ from maml_tf import (
     checkpoints,
     datasets,
     evaluation,
+    files,
     losses,
     models,
     tasks,
 )
+from maml_tf import explain as explanations
 from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.meta_learners import MAML, JointTraining
 
@@ -128,7 +131,8 @@ def _omniglot(config):
         )
 
     def sampler(classes, length, list_seed, **kwargs):
-        task_list = tasks.draw_task_list(
+        task_list = tasks.cached_task_list(
+            config.cache_dir,
             classes.tolist(),
             data.images.shape[1],
             length,
@@ -168,9 +172,13 @@ def train(config: Config) -> str:
     data = load_data(config)
     network = build_network(config)
     done = _latest(config)
+    if done is not None:
+        checkpoints.restore(done, build_learner(config, network), phase=None)
     os.makedirs(config.folder, exist_ok=True)
-    with open(os.path.join(config.folder, "config.json"), "w") as file:
-        file.write(config.to_json())
+    with files.replacing(os.path.join(config.folder, "config.json")) as file:
+        file.write(config.to_json().encode())
+    engine = build_learner(config, network).engine
+    print(explanations.header(config, network, engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations
@@ -183,6 +191,13 @@ def train(config: Config) -> str:
             _fit(config, learner, data, phase, start, end)
             done = checkpoints.find(config.folder)
     return config.folder
+
+
+def explain(config: Config) -> str:
+    """Returns what a configuration means, see `maml_tf.explain`."""
+    network = build_network(config)
+    engine = build_learner(config, network).engine
+    return explanations.explain(config, network, engine)
 
 
 def _latest(config):
@@ -267,13 +282,45 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
         another architecture.
       datasets.DataError: see `load_data`.
     """
-    checkpoint = checkpoints.find(config.folder, config.test_iter)
-    learner = build_learner(config, build_network(config))
-    checkpoints.restore(checkpoint, learner, phase=None)
+    learner = load_learner(config)
     *_, metric = task_metrics(config).values()
     curve = evaluation.adaptation_curve(learner, test_tasks(config), metric)
     evaluation.write_curve(curve, result_stem(config))
     return curve
+
+
+def load_learner(config: Config) -> MAML:
+    """Returns the meta-learner of the configuration's checkpoint.
+
+    Raises:
+      checkpoints.CheckpointError: see `evaluate`.
+    """
+    checkpoint = checkpoints.find(config.folder, config.test_iter)
+    learner = build_learner(config, build_network(config))
+    checkpoints.restore(checkpoint, learner, phase=None)
+    return learner
+
+
+def sinusoid_panel(config: Config, title: str) -> dict:
+    """Returns a panel for `plots.plot_sinusoids`: the first test task."""
+    drawn = tasks.sinusoid_test_tasks(1, config.shots)
+    x = np.linspace(*tasks.INPUTS, 200, dtype=np.float32)[None, :, None]
+    with_grid = drawn._replace(
+        x=np.concatenate([drawn.x[:, : config.shots], x], 1),
+        y=np.concatenate([drawn.y[:, : config.shots], x], 1),
+    )
+    (support_x, support_y, query_x), _ = tasks.split_regression(
+        with_grid, config.shots, config.is_oracle
+    )
+    query = load_learner(config)((support_x, support_y, query_x)).query
+    names = {"pre-update": 0, "1 grad step": 1, "10 grad steps": 10}
+    return {
+        "title": title,
+        "x": x[0, :, 0],
+        "truth": (drawn.amplitude * np.sin(x - drawn.phase))[0, :, 0],
+        "points": (drawn.x[0, : config.shots, 0], support_y[0, :, 0]),
+        "fits": {k: query[u].numpy()[0, :, 0] for k, u in names.items()},
+    }
 
 
 def test_tasks(config: Config) -> tf.data.Dataset:

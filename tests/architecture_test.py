@@ -24,6 +24,7 @@ ARCHITECTURE = {
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),
     "callbacks": ("learner", "keras numpy tensorflow"),
+    "explain": ("learner", "keras"),
     "plots": ("", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "__init__": ("both", ""),

@@ -1,8 +1,10 @@
 """A file is whole or absent; nothing else ever lies beside it."""
 
+import errno
 import os
-import resource
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -17,13 +19,19 @@ def before(request, tmp_path):
     return contents(tmp_path)
 
 
-@pytest.fixture
-def full_disk():
-    """Makes writing beyond 1000 bytes fail as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# Writes sys.argv[3] bytes to sys.argv[2] where files end at 1000 bytes, as on
+# a full disk. A process of its own: the limit also holds for its output. The
+# module is run from its path, without the package and its TensorFlow.
+FULL_DISK = """
+import resource, runpy, sys
+replacing = runpy.run_path(sys.argv[1])["replacing"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with replacing(sys.argv[2]) as file:
+        file.write(bytes(int(sys.argv[3])))
+except OSError as error:
+    sys.exit(error.errno)
+"""
 
 
 def contents(folder):
@@ -50,9 +58,10 @@ def test_exception_leaves_what_was_there(error, before, tmp_path):
 
 # 2000 bytes stay in Python's buffer and fail only when it is flushed.
 @pytest.mark.parametrize("size", [2000, 2_000_000])
-def test_full_disk_leaves_what_was_there(size, before, tmp_path, full_disk):
-    with pytest.raises(OSError), files.replacing(tmp_path / "file") as file:
-        file.write(bytes(size))
+def test_full_disk_leaves_what_was_there(size, before, tmp_path):
+    arguments = [files.__file__, tmp_path / "file", str(size)]
+    child = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments])
+    assert child.returncode == errno.EFBIG
     assert contents(tmp_path) == before
 
 

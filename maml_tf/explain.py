@@ -1,0 +1,93 @@
+"""Says in words what a configuration computes."""
+
+import keras
+
+from maml_tf import models
+from maml_tf.config import EVALUATION_TASKS, Config
+
+
+def header(config: Config, network: keras.Model, engine: str) -> str:
+    """Returns five lines that open a run."""
+    before, meta = config.phases
+    order = "first order" if config.first_order else "second order"
+    return "\n".join(
+        [
+            f"data       {_data(config)}",
+            f"network    {network.name}, {network.count_params():,} parameters"
+            f", normalisation {config.norm}",
+            f"inner loop {config.inner_steps} step(s) of α = {config.inner_lr},"
+            f" {order}, tasks {engine}",
+            f"outer loop {before} pretraining and {meta} meta-iterations of"
+            f" {config.meta_batch_size} tasks, Adam {config.meta_lr}",
+            f"folder     {config.folder}",
+        ]
+    )
+
+
+def explain(config: Config, network: keras.Model, engine: str) -> str:
+    """Returns what the flags mean, one fact a line."""
+    adapted = sum(v.shape.num_elements() for v in models.fast_weights(network))
+    return "\n".join(
+        [
+            header(config, network, engine),
+            "",
+            *_scales(config),
+            f"Adapted in the inner loop: kernels and biases, {adapted:,} of "
+            f"{network.count_params():,} parameters. The β and γ of "
+            "normalisation layers are shared by all tasks.",
+            _normalisation(config),
+            "Meta-gradient: " + _order(config),
+            _clipping(config),
+            f"Evaluation: {EVALUATION_TASKS} tasks, steps 0 … "
+            f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
+            f"on the support set; {config.shots} queries a class; intervals "
+            "are ±1.96 · std / √600.",
+        ]
+    )
+
+
+def _data(config):
+    if not config.is_classification:
+        task = " with amplitude and phase as inputs" * config.is_oracle
+        return f"sinusoid, {config.shots}-shot regression{task}"
+    return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
+
+
+def _scales(config):
+    if not config.is_classification:
+        yield "Losses: mean squared error over the points of a task."
+        return
+    ways, shots = config.ways, config.shots
+    query = ways * config.queries / shots
+    yield (
+        f"Inner loss: cross-entropy summed over the {ways * shots} support "
+        f"images, divided by K = {shots}: {ways} × its mean. α = "
+        f"{config.inner_lr:g} is {ways * config.inner_lr:g} on a mean loss."
+    )
+    yield (
+        f"Meta-loss: summed over {ways * config.queries} query images, "
+        f"divided by K = {shots}: {query:g} × its mean."
+    )
+
+
+def _normalisation(config):
+    if config.norm == "batch_norm":
+        return (
+            "Batch norm: statistics of the very batch that is passed, at test "
+            "too (transductive); no moving averages, no scale."
+        )
+    if config.norm == "layer_norm":
+        return "Layer norm: each example by itself, over all its positions."
+    return "No normalisation."
+
+
+def _order(config):
+    if config.first_order:
+        return "first order, inner gradients are constants."
+    return "second order, exact."
+
+
+def _clipping(config):
+    if config.datasource == "miniimagenet":
+        return "Meta-gradient clipped by value to ±10."
+    return "Meta-gradient not clipped."

@@ -1,0 +1,73 @@
+"""Pictures of what was evaluated, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  (after the backend)
+
+
+def plot_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: str,
+    metric: str,
+) -> None:
+    """Draws means with their 95 % intervals over inner steps.
+
+    Args:
+      curves: by label, (mean, half width of the interval), each `[U + 1]`.
+      path: of the PNG.
+      metric: the label of the vertical axis, with its unit.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for label, (mean, half_width) in curves.items():
+        steps = np.arange(len(mean))
+        axes.plot(steps, mean, marker="o", markersize=4, label=label)
+        axes.fill_between(
+            steps, mean - half_width, mean + half_width, alpha=0.2
+        )
+    axes.set(xlabel="number of gradient steps", ylabel=metric)
+    axes.set_xticks(steps)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
+    """Draws adapted sinusoids as Figure 2 of Finn et al. 2017 does.
+
+    Args:
+      panels: one dictionary a panel: `title`, `x` `[n]`, `truth` `[n]`,
+        `points` (x, y), and `fits`, by label a curve `[n]`.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(5 * len(panels), 4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    styles = (":", "--", "-")
+    colours = ("lightgreen", "limegreen", "darkgreen")
+    for panel, ax in zip(panels, axes[0], strict=True):
+        ax.plot(panel["x"], panel["truth"], "r", label="ground truth")
+        ax.plot(*panel["points"], "^", color="purple", label="used for grad")
+        for (label, fit), style, colour in zip(
+            panel["fits"].items(), styles, colours, strict=True
+        ):
+            ax.plot(panel["x"], fit, style, color=colour, label=label)
+        ax.set(title=panel["title"], xlabel="x")
+    axes[0][0].set_ylabel("y")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

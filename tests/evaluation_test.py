@@ -1,0 +1,84 @@
+"""Adaptation curves: statistics by hand, batches, and files."""
+
+import csv
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import MAML, evaluation, losses, models
+
+# Two steps of four tasks. Means 4 and 1; population variances
+# (9 + 1 + 1 + 9) / 4 = 5 and (1 + 1 + 1 + 1) / 4 = 1; half widths
+# 1.96 · √5 / 2 and 1.96 · 1 / 2 = 0.98.
+VALUES = np.array([[1.0, 0.0], [3.0, 2.0], [5.0, 0.0], [7.0, 2.0]])
+ROWS = [[4.0, 1.0], [5**0.5, 1.0], [0.98 * 5**0.5, 0.98]]
+
+
+def test_statistics():
+    curve = evaluation.AdaptationCurve(VALUES)
+    np.testing.assert_allclose([curve.mean, curve.std, curve.ci95], ROWS)
+
+
+def test_written_curve_has_the_original_layout(tmp_path):
+    curve = evaluation.AdaptationCurve(VALUES)
+    evaluation.write_curve(curve, str(tmp_path / "curve"))
+    with open(tmp_path / "curve.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["update0", "update1"]
+    np.testing.assert_allclose(np.array(rows, float), ROWS)
+    with open(tmp_path / "curve.pkl", "rb") as file:
+        content = pickle.load(file)
+    assert list(content) == ["mses"]
+    np.testing.assert_array_equal(content["mses"], VALUES)
+
+
+@pytest.fixture
+def learner():
+    network = models.sinusoid_mlp()
+    rng = np.random.default_rng(1)
+    for variable in network.trainable_variables:
+        variable.assign(0.2 * rng.normal(size=variable.shape))
+    return MAML(
+        network,
+        losses.mean_squared_error,
+        inner_lr=0.05,
+        inner_steps=1,
+        test_inner_steps=3,
+    )
+
+
+@pytest.fixture
+def tasks():
+    rng = np.random.default_rng(0)
+    sx, sy, qx, qy = rng.normal(size=(4, 5, 6, 1)).astype("float32")
+    return (sx, sy, qx), qy
+
+
+def curve_of(learner, tasks, batch):
+    data = tf.data.Dataset.from_tensor_slices(tasks).batch(batch)
+    return evaluation.adaptation_curve(
+        learner, data, losses.mean_squared_error
+    ).values
+
+
+def test_batches_change_nothing(learner, tasks):
+    whole = curve_of(learner, tasks, 5)
+    assert whole.shape == (5, 4)  # three steps in testing
+    assert len(np.unique(whole)) == whole.size
+    for batch in (1, 2):
+        np.testing.assert_allclose(curve_of(learner, tasks, batch), whole, 1e-5)
+
+
+def test_step_0_is_the_support_set_and_others_the_query(learner, tasks):
+    (sx, sy, qx), qy = tasks
+    actual = curve_of(learner, tasks, 5)
+    before = learner.network(sx.reshape(-1, 1)).numpy().reshape(sx.shape)
+    np.testing.assert_allclose(
+        actual[:, 0], ((before - sy) ** 2).mean((1, 2)), 1e-5
+    )
+    after = learner.predict((sx, sy, qx), verbose=0)
+    np.testing.assert_allclose(
+        actual[:, 3], ((after - qy) ** 2).mean((1, 2)), 1e-5
+    )

@@ -1,0 +1,64 @@
+"""Losses by hand: normalisation and shapes."""
+
+import numpy as np
+import pytest
+
+from maml_tf import losses
+
+# Two classes. Logits (log 3, 0) are probabilities (3/4, 1/4).
+SURE = [np.log(3.0), 0.0]
+# Labels 0, 1, 0, 0 at these logits: −log of 3/4, 1/4, 3/4, 3/4.
+LABELS = np.array([0, 1, 0, 0])
+LOGITS = np.array([SURE] * 4)
+TOTAL = np.log(4 / 3) * 3 + np.log(4)
+
+
+# N = 2 ways. With K = 2 the four examples are a support set, N · K, and the
+# loss is N times their mean. With K = 1 they are a query set of Q = 2, and it
+# is N · Q / K = 4 times their mean.
+@pytest.mark.parametrize("shots, factor", [(2, 2), (1, 4)])
+def test_cross_entropy_is_the_sum_per_shot(shots, factor):
+    actual = losses.cross_entropy(shots)(LABELS, LOGITS)
+    np.testing.assert_allclose(actual, factor * TOTAL / 4, 1e-12)
+
+
+# ((1 − 2)² + (0 − 3)²) / 2 = 5; over two outputs (1 + 9 + 0 + 4) / 4 = 3.5.
+@pytest.mark.parametrize(
+    "y, prediction, expected",
+    [
+        ([[1.0], [0.0]], [[2.0], [3.0]], 5.0),
+        ([[1.0, 0.0], [0.0, 0.0]], [[2.0, 3.0], [0.0, 2.0]], 3.5),
+    ],
+)
+def test_mean_squared_error(y, prediction, expected):
+    actual = losses.mean_squared_error(np.array(y), np.array(prediction))
+    np.testing.assert_allclose(actual, expected)
+
+
+def test_accuracy():  # all four logits say 0; labels are 0, 1, 0, 0
+    assert losses.accuracy(LABELS, LOGITS).numpy() == 0.75
+
+
+@pytest.mark.parametrize(
+    "loss, y, prediction",
+    [
+        (losses.cross_entropy(2), LABELS, LOGITS),
+        (losses.accuracy, LABELS, LOGITS),
+        (losses.mean_squared_error, LOGITS + 1.0, LOGITS * 2),
+    ],
+)
+def test_stack_has_one_loss_per_task(loss, y, prediction):
+    tasks = [(y, prediction), (y[::-1], prediction * [[-1.0, 2.0]])]
+    each = [loss(*task) for task in tasks]
+    together = loss(*(np.stack(a) for a in zip(*tasks, strict=True)))
+    assert [value.shape.rank for value in each] == [0, 0]
+    assert each[0] != each[1]
+    np.testing.assert_allclose(together, each, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_labels_of_any_type(dtype):
+    labels = LABELS.astype(dtype)
+    expected = losses.cross_entropy(2)(LABELS, LOGITS)
+    assert losses.cross_entropy(2)(labels, LOGITS) == expected
+    assert losses.accuracy(labels, LOGITS).numpy() == 0.75

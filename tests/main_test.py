@@ -1,0 +1,508 @@
+"""The command line: what it accepts, writes, refuses and survives."""
+
+import errno
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from maml_tf import callbacks, checkpoints, datasets, main, train
+
+SHORT = ("--norm=None", "--meta_batch_size=2", "--nolog")
+META = (*SHORT, "--metatrain_iterations=400")
+PRETRAINED = (
+    *SHORT,
+    "--pretrain_iterations=200",
+    "--metatrain_iterations=200",
+)
+SIZES = (
+    "num_classes",
+    "meta_batch_size",
+    "update_batch_size",
+    "num_updates",
+    "num_filters",
+    "train_update_batch_size",
+)
+OMNIGLOT = ("--datasource=omniglot", "--update_batch_size=1")
+
+
+@pytest.fixture(autouse=True)
+def _flags_and_signals():
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    with flagsaver.flagsaver():
+        yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Saves every 100 iterations."""
+    monkeypatch.setattr(train, "SAVE_INTERVAL", 100)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def fail():
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets, "_tfds_rows", fail)
+
+
+def parse(*arguments):
+    """Parses into the global flags and returns what is left."""
+    for flag in flags.FLAGS.flags_by_module_dict()["maml_tf.main"]:
+        flag.unparse()
+    flags.FLAGS.unparse_flags()
+    return flags.FLAGS(["maml-tf", *map(str, arguments)])
+
+
+def run(*arguments):
+    return main.main(parse(*arguments))
+
+
+def config(*arguments):
+    parse(*arguments)
+    return main.config_from_flags(flags.FLAGS)
+
+
+def refused(capsys, logdir, *arguments):
+    """Returns the message; there is one, and nothing was written."""
+    capsys.readouterr()
+    assert run(f"--logdir={logdir}", *arguments) != 0
+    assert not logdir.exists()
+    return one_message(capsys)
+
+
+def one_message(capsys):
+    error = capsys.readouterr().err
+    assert error.startswith("maml-tf: ")
+    assert error.count("maml-tf: ") == 1
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--datasource=cifar"],
+        ["--norm=group_norm"],
+        ["--baseline=random"],
+        ["--baseline=oracle", "--datasource=omniglot"],
+        *([f"--{size}=0"] for size in SIZES),
+        *([f"--{size}=-3"] for size in SIZES),
+        ["--num_classes=1"],
+        ["--metatrain_iterations=0"],
+        ["--metatrain_iterations=-1"],
+        ["--pretrain_iterations=-1"],
+        ["--test_iter=-2"],
+        ["--seed=-1"],
+        *(
+            [f"--{rate}={value}"]
+            for rate in ("meta_lr", "update_lr", "train_update_lr")
+            for value in ("nan", "inf", "0", "-0.5")
+        ),
+        ["--test_iter=7", "--train=False"],
+    ],
+    ids=" ".join,
+)
+def test_refuses_a_value_and_names_its_flag(arguments, capsys, tmp_path):
+    message = refused(capsys, tmp_path / "logs", *arguments)
+    assert arguments[0].split("=")[0] in message
+
+
+def test_refuses_a_stray_argument(capsys, tmp_path):
+    assert "'stray'" in refused(capsys, tmp_path / "logs", "stray")
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("--metabatch_size=3", "metabatch_size"),
+        ("--num_classes=five", "num_classes"),
+    ],
+)
+def test_refuses_what_is_no_flag_or_no_number(argument, named, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "maml_tf.main", argument, "--logdir=logs"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode != 0
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--num_classes=101"], "--num_classes"),
+        (["--update_batch_size=11"], "--update_batch_size"),
+    ],
+)
+def test_refuses_tasks_that_need_more_than_omniglot_has(
+    arguments, named, capsys, real_data, tmp_path, tmp_path_factory
+):
+    cache = tmp_path_factory.getbasetemp() / "omniglot_cache"
+    where = (f"--data_dir={real_data}", f"--cache_dir={cache}")
+    message = refused(capsys, tmp_path / "logs", *OMNIGLOT, *where, *arguments)
+    assert named in message
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (None, "does not exist"),
+        ({}, "exists"),
+        ({"images_background.zip": b""}, "images_evaluation"),
+        (
+            {"images_background.zip": b"PK\3", "images_evaluation.zip": b"PK"},
+            "images_background.zip cannot be read",
+        ),
+    ],
+    ids=["missing", "empty", "half", "damaged"],
+)
+def test_refuses_data_that_are_not_there(
+    files, named, capsys, no_network, tmp_path
+):
+    data = tmp_path / "data"
+    if files is not None:
+        (data / "omniglot").mkdir(parents=True)
+        for name, content in files.items():
+            (data / "omniglot" / name).write_bytes(content)
+    where = (f"--data_dir={data}", f"--cache_dir={tmp_path / 'cache'}")
+    message = refused(capsys, tmp_path / "logs", *OMNIGLOT, *where)
+    assert named in message
+    assert str(data) in message
+
+
+def test_refuses_a_log_folder_that_cannot_be_written(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"mine")
+    assert str(file) in refused(capsys, file / "logs", *META)
+    assert file.read_bytes() == b"mine"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns the log folder of 100 iterations of training."""
+    logdir = tmp_path_factory.mktemp("trained")
+    with flagsaver.flagsaver():
+        length = "--metatrain_iterations=100"
+        assert run(*SHORT, length, f"--logdir={logdir}") == 0
+    return logdir
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def foreign(path):
+    np.savez(path, weights=np.zeros(3))
+
+
+def single_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+@pytest.mark.parametrize("more", [["--train=False"], []], ids=["test", "train"])
+@pytest.mark.parametrize(
+    "damage", [damaged, empty, flipped, foreign, single_array]
+)
+def test_refuses_a_damaged_checkpoint(damage, more, capsys, tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "logs")
+    [path] = tmp_path.glob("logs/*/model100.npz")
+    damage(path)
+    capsys.readouterr()
+    assert run(*META, f"--logdir={tmp_path / 'logs'}", *more) != 0
+    assert str(path) in one_message(capsys)
+
+
+@pytest.mark.parametrize("more", [["--train=False"], []], ids=["test", "train"])
+def test_refuses_the_checkpoint_of_another_network(
+    more, capsys, tmp_path, trained
+):
+    flagged = (*META, "--baseline=oracle", f"--logdir={tmp_path}", *more)
+    folder = config(*flagged).folder
+    os.mkdir(folder)
+    [source] = trained.glob("*/model100.npz")
+    shutil.copy(source, folder)
+    capsys.readouterr()
+    assert run(*flagged) != 0
+    message = one_message(capsys)
+    assert os.path.join(folder, "model100.npz") in message
+    assert "another architecture" in message
+
+
+def test_evaluation_writes_the_originals_files(trained):
+    assert run(*META, f"--logdir={trained}", "--train=False") == 0
+    [folder] = trained.iterdir()
+    header, *rows = (
+        (folder / "test_ubs5_stepsize0.001.csv").read_text().splitlines()
+    )
+    assert header == ",".join(f"update{u}" for u in range(11))
+    with open(folder / "test_ubs5_stepsize0.001.pkl", "rb") as file:
+        scores = pickle.load(file)
+    assert scores.keys() == {"mses"}
+    mses = scores["mses"]
+    assert np.shape(mses) == (600, 11)
+    mean, std = np.mean(mses, 0), np.std(mses, 0)
+    np.testing.assert_allclose(
+        [[float(cell) for cell in row.split(",")] for row in rows],
+        [mean, std, 1.96 * std / np.sqrt(600)],
+        rtol=1e-5,
+    )
+
+
+SINE = {
+    "datasource": "sinusoid",
+    "logdir": "logs/sine/",
+    "norm": "None",
+    "shots": 10,
+}
+OMNI = {"datasource": "omniglot", "meta_iterations": 60000, "shots": 1}
+MINI = {
+    "datasource": "miniimagenet",
+    "meta_iterations": 60000,
+    "meta_batch_size": 4,
+    "inner_lr": 0.01,
+    "inner_steps": 5,
+    "num_filters": 32,
+    "max_pool": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "name"),
+    [
+        (
+            "--datasource=sinusoid --logdir=logs/sine/ "
+            "--metatrain_iterations=70000 --norm=None --update_batch_size=10",
+            {**SINE, "meta_iterations": 70000, "phases": (0, 70000)},
+            "cls_5.mbs_25.ubs_10.numstep1.updatelr0.001nonorm",
+        ),
+        (
+            "--datasource=sinusoid --logdir=logs/sine/ "
+            "--pretrain_iterations=70000 --metatrain_iterations=0 --norm=None "
+            "--update_batch_size=10",
+            {**SINE, "baseline": None, "phases": (70000, 0)},
+            "cls_5.mbs_25.ubs_10.numstep1.updatelr0.001nonorm",
+        ),
+        (
+            "--datasource=sinusoid --logdir=logs/sine/ "
+            "--pretrain_iterations=70000 --metatrain_iterations=0 --norm=None "
+            "--update_batch_size=10 --baseline=oracle",
+            {**SINE, "baseline": "oracle", "phases": (70000, 0)},
+            "cls_5.mbs_25.ubs_10.numstep1.updatelr0.001oraclenonorm",
+        ),
+        (
+            "--datasource=omniglot --metatrain_iterations=60000 "
+            "--meta_batch_size=32 --update_batch_size=1 --update_lr=0.4 "
+            "--num_updates=1 --logdir=logs/omniglot5way/",
+            {**OMNI, "meta_batch_size": 32, "ways": 5, "inner_lr": 0.4},
+            "cls_5.mbs_32.ubs_1.numstep1.updatelr0.4batchnorm",
+        ),
+        (
+            "--datasource=omniglot --metatrain_iterations=60000 "
+            "--meta_batch_size=16 --update_batch_size=1 --num_classes=20 "
+            "--update_lr=0.1 --num_updates=5 --logdir=logs/omniglot20way/",
+            {**OMNI, "meta_batch_size": 16, "ways": 20, "inner_lr": 0.1},
+            "cls_20.mbs_16.ubs_1.numstep5.updatelr0.1batchnorm",
+        ),
+        *(
+            (
+                "--datasource=miniimagenet --metatrain_iterations=60000 "
+                f"--meta_batch_size=4 --update_batch_size={shots} "
+                "--update_lr=0.01 --num_updates=5 --num_classes=5 "
+                f"--logdir=logs/miniimagenet{shots}shot/ --num_filters=32 "
+                "--max_pool=True",
+                {**MINI, "shots": shots, "queries": 15},
+                f"cls_5.mbs_4.ubs_{shots}.numstep5.updatelr0.01"
+                "hidden32maxpoolbatchnorm",
+            )
+            for shots in (1, 5)
+        ),
+    ],
+)
+def test_reads_the_originals_command_lines(line, fields, name):
+    read = config(*line.split())
+    assert {field: getattr(read, field) for field in fields} == fields
+    assert read.exp_string == name
+
+
+def interrupt_after(monkeypatch, iteration):
+    """Sends SIGINT once an iteration is done, as Ctrl-C would."""
+    on_iteration = callbacks.Saver.on_iteration
+
+    def and_interrupt(self, done):
+        on_iteration(self, done)
+        if done == iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(callbacks.Saver, "on_iteration", and_interrupt)
+
+
+def result(logdir):
+    """Returns the final checkpoint's arrays and the training log."""
+    [folder] = logdir.iterdir()
+    with np.load(folder / "model400.npz") as file:
+        return dict(file), (folder / "training.csv").read_bytes()
+
+
+def check_same(logdir, expected):
+    arrays, log = result(logdir)
+    assert arrays.keys() == expected[0].keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[0][name], name)
+    assert log == expected[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Returns the results of runs without interruption, by their flags."""
+    results = {}
+    for arguments in (META, PRETRAINED):
+        logdir = tmp_path_factory.mktemp("uninterrupted")
+        with flagsaver.flagsaver():
+            assert run(*arguments, f"--logdir={logdir}") == 0
+        results[arguments] = result(logdir)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stops"),
+    [
+        (META, [100]),
+        (META, [100, 300]),
+        (META, [400]),
+        (PRETRAINED, [100]),
+        (PRETRAINED, [200]),
+        (PRETRAINED, [100, 300]),
+    ],
+    ids=lambda value: "-".join(map(str, value)).replace("--", ""),
+)
+def test_continues_exactly_after_an_interrupt(
+    arguments, stops, capsys, tmp_path, uninterrupted
+):
+    arguments_there = (*arguments, f"--logdir={tmp_path}")
+    for stop in stops:
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_after(patch, stop)
+            assert run(*arguments_there) == 130
+        assert list(tmp_path.glob(f"*/model{stop}.npz"))
+    assert run(*arguments_there) == 0
+    check_same(tmp_path, uninterrupted[arguments])
+
+
+@pytest.mark.parametrize("length", [50, 130, 275])
+def test_continues_exactly_between_windows(length, tmp_path, uninterrupted):
+    where = f"--logdir={tmp_path}"
+    assert run(*SHORT, where, f"--metatrain_iterations={length}") == 0
+    assert run(*META, where) == 0
+    check_same(tmp_path, uninterrupted[META])
+
+
+KILLED = """
+import os, signal
+from maml_tf import files, main, train
+
+train.SAVE_INTERVAL = 100
+fsync, calls = os.fsync, []
+
+def second_kills(descriptor):
+    calls.append(descriptor)
+    if os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).startswith(
+        ".model200"
+    ):
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+files.os.fsync = second_kills
+main.run()
+"""
+
+
+def test_continues_exactly_when_killed_while_saving(
+    often, tmp_path, uninterrupted
+):
+    arguments = (*META, f"--logdir={tmp_path}")
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments])
+    assert killed.returncode == -signal.SIGKILL
+    found = [path.name for path in tmp_path.glob("*/model*.npz")]
+    assert found == ["model100.npz"]
+    assert run(*arguments) == 0
+    check_same(tmp_path, uninterrupted[META])
+
+
+@pytest.mark.parametrize("cut", ["2", "200", "200,0.5", "200,1.2e-"])
+def test_continues_exactly_after_half_a_row(
+    cut, often, monkeypatch, tmp_path, uninterrupted
+):
+    where = f"--logdir={tmp_path}"
+    assert run(*SHORT, where, "--metatrain_iterations=100") == 0
+    [log] = tmp_path.glob("*/training.csv")
+    with open(log, "a") as file:
+        file.write(cut)
+    assert run(*META, where) == 0
+    check_same(tmp_path, uninterrupted[META])
+
+
+def test_stops_where_numbers_are_not_finite(capsys, tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "logs")
+    [before] = (tmp_path / "logs").iterdir()
+    arguments = (*META, "--update_lr=1e30", f"--logdir={tmp_path / 'logs'}")
+    folder = config(*arguments).folder
+    before.rename(folder)
+    kept = checkpoints.find(folder)
+    content = kept.path.read_bytes()
+    capsys.readouterr()
+    assert run(*arguments) != 0
+    message = one_message(capsys)
+    assert "iteration 101" in message
+    assert "after 1 inner steps" in message or "loss" in message
+    assert checkpoints.list_checkpoints(folder) == [kept]
+    assert kept.path.read_bytes() == content
+
+
+def test_survives_a_full_disk(
+    capsys, monkeypatch, often, tmp_path, uninterrupted
+):
+    savez, calls = np.savez, []
+
+    def second_fails(file, **arrays):
+        calls.append(file)
+        if len(calls) == 2:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", second_fails)
+    capsys.readouterr()
+    arguments = (*META, f"--logdir={tmp_path}")
+    assert run(*arguments) != 0
+    assert "No space left on device" in one_message(capsys)
+    left = {path.name for path in tmp_path.glob("*/*")}
+    assert left == {"config.json", "model100.npz", "training.csv"}
+    assert run(*arguments) == 0
+    check_same(tmp_path, uninterrupted[META])

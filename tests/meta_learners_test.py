@@ -1,0 +1,273 @@
+"""Meta-learners: engines, modes of execution, and what they minimise."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import MAML, JointTraining, losses, models
+
+TASKS = 3
+
+
+def randomized(network):
+    rng = np.random.default_rng(1)
+    for variable in network.trainable_variables:
+        variable.assign(0.3 * rng.normal(size=variable.shape))
+    return network
+
+
+def sinusoid():
+    rng = np.random.default_rng(0)
+    sx, sy = rng.normal(size=(2, TASKS, 4, 1))
+    qx, qy = rng.normal(size=(2, TASKS, 6, 1))
+    network = randomized(models.sinusoid_mlp())
+    return network, losses.mean_squared_error, ((sx, sy, qx), qy)
+
+
+def images(**options):
+    rng = np.random.default_rng(0)
+    sx = rng.normal(size=(TASKS, 2, 28, 28, 1))
+    qx = rng.normal(size=(TASKS, 4, 28, 28, 1))
+    sy, qy = np.tile([0, 1], (TASKS, 1)), np.tile([0, 1, 1, 0], (TASKS, 1))
+    network = randomized(models.omniglot_conv(2, filters=4, **options))
+    return network, losses.cross_entropy(1), ((sx, sy, qx), qy)
+
+
+PROBLEMS = {
+    "sinusoid": sinusoid,
+    "strided": images,
+    "max_pool": lambda: images(max_pool=True),
+}
+
+
+def learn(kind, network, loss, **options):
+    learner = kind(network, loss, inner_lr=0.1, **options)
+    learner.compile(keras.optimizers.SGD(0.01), loss)
+    return learner
+
+
+def loss_and_gradient(learner, data):
+    """Returns what Keras's training step computes of a meta-batch."""
+    (x, y), variables = data, learner.network.trainable_variables
+    values = [variable.value for variable in variables]
+    with tf.GradientTape() as tape:
+        loss = learner.compute_loss(x, y, learner(x, training=True))
+    return [loss, *tape.gradient(loss, values)]
+
+
+def ordinary(network, loss, variables, x, y):
+    """Returns the mean task loss of the unadapted network, its gradient."""
+    values = [variable.value for variable in variables]
+    with tf.GradientTape() as tape:
+        tasks = [loss(y[i], network(x[i])) for i in range(TASKS)]
+        mean = tf.reduce_mean(tasks)
+    return [mean, *tape.gradient(mean, values)]
+
+
+def assert_close(actual, expected, tolerance=1e-9):
+    """Relative to the largest entry of each gradient, and of them all."""
+    overall = max(np.abs(e).max() for e in expected)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, tolerance, tolerance * overall)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_engine_and_mode_is_the_same(problem, float64):
+    network, loss, data = PROBLEMS[problem]()
+    data = tf.nest.map_structure(tf.constant, data)
+    expected = None
+    for engine in ("looped", "stacked"):
+        learner = learn(MAML, network, loss, inner_steps=2, engine=engine)
+        for wrap in (
+            lambda f: f,
+            tf.function,
+            lambda f: tf.function(f, jit_compile=True),
+        ):
+            step = wrap(lambda d, model=learner: loss_and_gradient(model, d))
+            actual = step(data)
+            expected = actual if expected is None else expected
+            assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize("problem", ["sinusoid", "strided"])
+def test_no_steps_is_ordinary_training(problem, engine, float64):
+    network, loss, data = PROBLEMS[problem]()
+    learner = learn(MAML, network, loss, inner_steps=0, engine=engine)
+    (_, _, x), y = data
+    expected = ordinary(network, loss, network.trainable_variables, x, y)
+    assert_close(loss_and_gradient(learner, data), expected)
+
+
+@pytest.mark.parametrize("problem", ["sinusoid", "strided"])
+def test_joint_training_is_ordinary_training_on_support(problem, float64):
+    network, loss, data = PROBLEMS[problem]()
+    learner = learn(JointTraining, network, loss, inner_steps=1)
+    (x, y, _), _ = data
+    expected = ordinary(network, loss, network.trainable_variables, x, y)
+    assert_close(loss_and_gradient(learner, data), expected)
+
+
+@pytest.mark.parametrize("problem", ["sinusoid", "strided"])
+def test_first_order_is_the_gradient_at_phi(problem, float64):
+    network, loss, data = PROBLEMS[problem]()
+    learner = learn(MAML, network, loss, inner_steps=1, first_order=True)
+    actual = loss_and_gradient(learner, data)
+    (sx, sy, qx), qy = data
+    variables = network.trainable_variables
+    theta = [v.numpy() for v in variables]
+    total = 0
+    for i in range(TASKS):
+        values = [v.value for v in variables]
+        with tf.GradientTape() as tape:
+            support = loss(sy[i], network(sx[i]))
+        inner = tape.gradient(support, values)
+        for v, t, g in zip(variables, theta, inner, strict=True):
+            v.assign(t - 0.1 * g)
+        values = [v.value for v in variables]
+        with tf.GradientTape() as tape:
+            query = loss(qy[i], network(qx[i]))
+        outer = [query, *tape.gradient(query, values)]
+        total = (
+            [a / TASKS for a in outer]
+            if i == 0
+            else [a + b / TASKS for a, b in zip(total, outer, strict=True)]
+        )
+        for v, t in zip(variables, theta, strict=True):
+            v.assign(t)
+    assert_close(actual, total)
+    second = learn(MAML, network, loss, inner_steps=1)
+    with pytest.raises(AssertionError):
+        assert_close(loss_and_gradient(second, data), total, 1e-4)
+
+
+@pytest.mark.parametrize("kind", [MAML, JointTraining])
+@pytest.mark.parametrize("problem", ["sinusoid", "strided"])
+def test_fit_decreases_the_loss(problem, kind):
+    network, loss, (x, y) = PROBLEMS[problem]()
+    learner = learn(kind, network, loss, inner_steps=1)
+    data = tf.data.Dataset.from_tensors((x, y)).repeat(20)
+    before = learner.evaluate(data.take(1), verbose=0)
+    learner.fit(data, verbose=0)
+    assert learner.evaluate(data.take(1), verbose=0) < before
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_predict_returns_the_last_query_predictions(engine):
+    network, loss, (x, _) = images()
+    learner = learn(
+        MAML, network, loss, inner_steps=1, test_inner_steps=2, engine=engine
+    )
+    actual = learner.predict(x, verbose=0)
+    predictions = learner(x)
+    assert len(predictions.query) == 3
+    assert actual.shape == (TASKS, 4, 2)
+    np.testing.assert_allclose(actual, predictions.query[2], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_losses_of_examples_are_averaged(engine, float64):
+    network, loss, data = sinusoid()
+    results = []
+    for inner_loss in (loss, keras.losses.mean_squared_error):
+        learner = MAML(network, inner_loss, inner_lr=0.1, engine=engine)
+        learner.compile("sgd", loss)
+        results.append(loss_and_gradient(learner, data))
+    assert_close(*results)
+
+
+def test_adapted_are_the_only_ones_that_adapt(float64):
+    network, loss, (x, y) = sinusoid()
+    head = network.layers[-1].trainable_variables
+    learner = learn(MAML, network, loss, inner_steps=1, adapted=head)
+    hidden = keras.Sequential(network.layers[:-1])
+    kernel, bias = (v.numpy() for v in head)
+    (sx, sy, qx), _ = x, y
+    actual = learner(x).query[1]
+    for i in range(TASKS):  # the head is linear in its inputs z
+        z = hidden(sx[i]).numpy()
+        error = 2 / len(z) * (z @ kernel + bias - sy[i])
+        phi = kernel - 0.1 * z.T @ error, bias - 0.1 * error.sum(0)
+        expected = hidden(qx[i]).numpy() @ phi[0] + phi[1]
+        np.testing.assert_allclose(actual[i], expected, 1e-9, 1e-12)
+
+
+def test_task_metrics_are_before_and_after():
+    network, loss, (x, y) = sinusoid()
+    learner = MAML(
+        network,
+        loss,
+        inner_lr=0.1,
+        inner_steps=2,
+        task_metrics={"mse": losses.mean_squared_error},
+    )
+    learner.compile("sgd", loss)
+    logs = learner.evaluate(x, y, batch_size=TASKS, verbose=0, return_dict=True)
+    predictions = learner(x)
+    expected = {
+        "pre_mse": np.mean((predictions.support - x[1]) ** 2),
+        "post_mse_1": np.mean((predictions.query[1] - y) ** 2),
+        "post_mse_2": np.mean((predictions.query[2] - y) ** 2),
+    }
+    assert logs.keys() == expected.keys() | {"loss"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, 1e-5)
+
+
+def graph_model():
+    inputs = keras.Input((1,))
+    return keras.Model(inputs, keras.layers.Dense(1)(inputs))
+
+
+def test_engine_is_chosen():
+    def choose(network, engine="auto"):
+        loss = losses.mean_squared_error
+        return MAML(network, loss, inner_lr=0.1, engine=engine).engine
+
+    assert choose(models.sinusoid_mlp()) == "stacked"
+    assert choose(graph_model()) == "looped"
+    with pytest.raises(ValueError, match="engine.*'fast'"):
+        choose(graph_model(), "fast")
+
+
+def with_dropout():
+    return keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    )
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(1)])
+
+
+# As the class says: at construction, before there is any data.
+@pytest.mark.parametrize(
+    "network, engine",
+    [
+        (with_dropout, "auto"),
+        (with_dropout, "stacked"),
+        (unbuilt, "auto"),
+        (unbuilt, "looped"),
+        (graph_model, "stacked"),
+    ],
+)
+def test_network_that_cannot_run_is_an_error(network, engine):
+    with pytest.raises(ValueError):
+        MAML(
+            network(),
+            losses.mean_squared_error,
+            inner_lr=0.1,
+            engine=engine,
+        )
+
+
+@pytest.mark.parametrize("steps", [-1])
+def test_argument_out_of_range_is_an_error(steps):
+    with pytest.raises(ValueError):
+        MAML(
+            models.sinusoid_mlp(),
+            losses.mean_squared_error,
+            inner_lr=0.1,
+            inner_steps=steps,
+        )

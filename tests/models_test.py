@@ -1,0 +1,111 @@
+"""The papers' networks: sizes, initial values, normalisation, pooling."""
+
+import keras
+import numpy as np
+import pytest
+
+from maml_tf import models
+
+# A 3×3 convolution C → F has 9CF + F weights, a dense layer n → m has nm + m.
+# 64 filters: 640 + 3 · 36928 = 111424; 5-way head 64 · 5 + 5 = 325.
+# 32 filters on RGB: 896 + 3 · 9248 = 28640; head on 5 · 5 · 32: 4005.
+# Omniglot MLP: 200960 + 32896 + 8256 + 4160 + 325 = 246597.
+# A norm adds β for each unit, "layer_norm" γ too: 4 · 64 = 256, 4 · 32 = 128,
+# 256 + 128 + 64 + 64 = 512. mini_imagenet's 32773 is the number of floats in
+# the released checkpoint.
+COUNTS = [
+    (models.sinusoid_mlp, {}, 80 + 1640 + 41, 1761),
+    (models.sinusoid_mlp, {"inputs": 3}, 160 + 1640 + 41, 1841),
+    (models.omniglot_conv, {"ways": 5}, 111749, 112005),
+    (models.omniglot_conv, {"ways": 5, "max_pool": True}, 111749, 112005),
+    (models.omniglot_conv, {"ways": 5, "norm": "layer_norm"}, 111749, 112261),
+    (models.omniglot_conv, {"ways": 5, "norm": "None"}, 111749, 111749),
+    (models.omniglot_mlp, {"ways": 5}, 246597, 247109),
+    (models.omniglot_mlp, {"ways": 5, "norm": "layer_norm"}, 246597, 247621),
+    (models.mini_imagenet_conv, {"ways": 5}, 32645, 32773),
+]
+
+
+@pytest.mark.parametrize("build, options, fast, total", COUNTS)
+def test_number_of_parameters(build, options, fast, total):
+    model = build(**options)
+    adapted = models.fast_weights(model)
+    assert sum(np.prod(v.shape) for v in adapted) == fast
+    assert {v.name for v in adapted} == {"kernel", "bias"}
+    assert model.count_params() == total
+    # Nothing but trainable weights: there are no moving averages.
+    assert not model.non_trainable_variables
+
+
+def test_initial_values():
+    keras.utils.set_random_seed(0)
+    head = models.omniglot_conv(20).layers[-1].kernel.numpy()  # 1280 values
+    assert abs(head.std() - 1.0) < 0.1 and np.abs(head).max() > 2
+
+    small = models.sinusoid_mlp().layers[2].kernel.numpy()  # 1600 values
+    # Cut at 2σ, which leaves a standard deviation of 0.88 σ.
+    assert 0.019 < np.abs(small).max() <= 0.02
+    assert abs(small.std() - 0.0088) < 0.0005
+
+    for model in (models.omniglot_conv(5), models.mini_imagenet_conv(5)):
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Conv2D):
+                kernel = np.abs(layer.kernel.numpy())
+                # √(6 / (fan in + fan out)) for 9 pixels.
+                bound = np.sqrt(6 / (9 * sum(kernel.shape[2:])))
+                assert 0.95 * bound < kernel.max() <= bound
+    head = np.abs(models.mini_imagenet_conv(5).layers[-1].kernel.numpy())
+    bound = np.sqrt(6 / (800 + 5))
+    assert 0.95 * bound < head.max() <= bound
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.sinusoid_mlp(norm="layer_norm"), models.omniglot_conv(5)],
+)
+def test_biases_and_betas_start_at_0_and_gammas_at_1(model):
+    starts = {"bias": 0, "beta": 0, "gamma": 1}
+    found = [v for v in model.trainable_variables if v.name in starts]
+    assert len(found) >= 7
+    for variable in found:
+        assert np.all(variable.numpy() == starts[variable.name])
+
+
+# Columns (1, 3) and (0, 4): means 2, variances 1 and 4.
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_uses_the_batch(training):
+    layer = models.BatchStatisticsNorm()
+    model = keras.Sequential([keras.Input((2,)), layer])
+    layer.beta.assign([0.0, 10.0])
+    expected = [
+        [-1 / 1.001**0.5, 10 - 2 / 4.001**0.5],
+        [1 / 1.001**0.5, 10 + 2 / 4.001**0.5],
+    ]
+    actual = model(np.array([[1.0, 0.0], [3.0, 4.0]]), training=training)
+    np.testing.assert_allclose(actual, expected, 1e-5)
+
+
+# Example (1, 3) has mean 2 and variance 1, (0, 4) mean 2 and variance 4.
+def test_example_norm_uses_the_example():
+    layer = models.ExampleNorm()
+    model = keras.Sequential([keras.Input((2,)), layer])
+    layer.gamma.assign([1.0, 3.0])
+    layer.beta.assign([0.0, 10.0])
+    actual = model(np.array([[1.0, 3.0], [0.0, 4.0]]))
+    np.testing.assert_allclose(actual, [[-1.0, 13.0]] * 2, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (7, 5), (2, 3)])
+def test_max_pool_is_the_ordinary_one(size):
+    x = np.random.default_rng(0).normal(size=(3, *size, 2))
+    expected = keras.layers.MaxPooling2D()(x)
+    np.testing.assert_array_equal(models.MaxPool2x2()(x), expected)
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_saved_model_is_the_same(norm, tmp_path):
+    model = models.omniglot_conv(5, 4, norm, max_pool=True)
+    x = np.random.default_rng(0).normal(size=(3, 28, 28, 1))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(x), model(x), 1e-5, 1e-6)
