@@ -97,7 +97,7 @@ class TrainingLog(IterationCallback):
 
     def on_train_begin(self, logs=None):
         """Keeps the metrics of an interrupted window, which Keras resets."""
-        self.window_so_far = [np.array(v) for v in self.model.metrics_variables]
+        self.window_so_far = [v.numpy() for v in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         """Gives the interrupted window its metrics back."""
@@ -262,7 +262,7 @@ class NonFiniteGuard(IterationCallback):
             *self.model.network.variables,
             *self.model.optimizer.variables,
         ]
-        self._values = [np.array(v) for v in self._variables]
+        self._values = [v.numpy() for v in self._variables]
         self._good = iteration
 
     def _explain(self, iteration):

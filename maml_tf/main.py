@@ -133,6 +133,8 @@ def _run(config):
 
 def _report(config, curve):
     """Prints the original's lines, and the same as a table."""
+    import numpy as np
+
     from maml_tf import plots, train
 
     print("Mean validation accuracy/loss, stddev, and confidence intervals")
@@ -144,6 +146,8 @@ def _report(config, curve):
     print(f"step  {metric}, 95 % interval")
     for u, (mean, half) in enumerate(zip(curve.mean, curve.ci95, strict=True)):
         print(f"{u:4}  {scale * mean:.4g} ± {scale * half:.2g}{unit}")
+    if diverged := (~np.isfinite(curve.values)).any(1).sum():
+        print(f"{diverged} tasks diverged in the inner loop (--update_lr).")
     stem = train.result_stem(config)
     print(f"Written: {stem}.csv, {stem}.pkl")
     if config.plot:

@@ -36,6 +36,27 @@ def plot_curves(
     _save(figure, path)
 
 
+def plot_training(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: str,
+    metric: str,
+) -> None:
+    """Draws a metric over meta-iterations.
+
+    Args:
+      curves: by label, (iterations, values), each `[n]`.
+      path: of the PNG.
+      metric: the label of the vertical axis, with its unit.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for label, (iterations, values) in curves.items():
+        axes.plot(iterations, values, linewidth=1, label=label)
+    axes.set(xlabel="meta-iterations", ylabel=metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
 def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
     """Draws adapted sinusoids as Figure 2 of Finn et al. 2017 does.
 

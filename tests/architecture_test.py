@@ -28,7 +28,7 @@ ARCHITECTURE = {
     "plots": ("", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "__init__": ("both", ""),
-    "main": ("both", "absl"),
+    "main": ("both", "absl numpy"),
     "main_quickstart": ("both", "absl"),
 }
 ORDER = list(ARCHITECTURE)

@@ -97,9 +97,14 @@ def results(apply_fn, theta, shared, support, query):
 
 
 def assert_close(actual, expected):
-    scale = np.abs(expected).max()
+    """Relative to the largest entry of all arrays.
+
+    The gradient of a bias before a batch norm is zero but for rounding.
+    """
+    scale = max(np.abs(array).max() for array in expected)
     assert scale > 0
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * scale)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=0, atol=1e-12 * scale)
 
 
 @pytest.mark.parametrize("choice", ["all", "fast"])
@@ -142,13 +147,10 @@ def test_stack_is_task_by_task(name, choice, float64):
 
     for key in ("output", "first", "second"):
         tasks = zip(*(task[key] for task in apart), strict=True)
-        for actual, each in zip(together[key], tasks, strict=True):
-            if key != "output" and not np.any(each):
-                pytest.fail("the gradient vanishes and shows nothing")
-            assert_close(actual, np.stack(each))
-    tasks = zip(*(task["shared"] for task in apart), strict=True)
-    for actual, each in zip(together["shared"], tasks, strict=True):
-        assert_close(actual, np.sum(each, axis=0))
+        assert_close(together[key], [np.stack(each) for each in tasks])
+    if shared:  # one gradient, summed over the tasks
+        tasks = zip(*(task["shared"] for task in apart), strict=True)
+        assert_close(together["shared"], [sum(each) for each in tasks])
 
 
 def test_unadapted_layer_has_no_task_axis(float64):
@@ -163,7 +165,7 @@ def test_unadapted_layer_has_no_task_axis(float64):
     actual = stacked.many_tasks(model, head)(theta, x)
     one_task = functional.one_task(model, head)
     expected = [one_task([t[i] for t in theta], x[i]) for i in range(TASKS)]
-    assert_close(actual, np.stack(expected))
+    assert_close([actual], [np.stack(expected)])
 
 
 def test_stack_repeats_values():

@@ -1,0 +1,86 @@
+"""Prints the tables of results/README.md and draws its figures.
+
+    python results/summarize.py
+
+reads nothing but the CSV files beside it.
+"""
+
+import csv
+import pathlib
+
+import numpy as np
+
+from maml_tf import plots
+
+HERE = pathlib.Path(__file__).parent
+STEPS = (1, 5, 10)
+SINUSOIDS = {
+    "sinusoid_maml": ("MAML, α = 0.01", {1: 0.67, 5: 0.38, 10: 0.35}),
+    "sinusoid_maml_code_default_lr": ("MAML, α = 0.001", {}),
+    "sinusoid_pretrained": ("pretrained", {1: 2.41, 5: 2.23, 10: 2.19}),
+    "sinusoid_oracle": ("oracle", {}),
+}
+
+
+def read_curve(path):
+    """Returns means and half widths of an evaluation's CSV."""
+    with open(path, newline="") as file:
+        _, mean, _, ci95 = list(csv.reader(file))
+    return np.array(mean, float), np.array(ci95, float)
+
+
+def print_table(header, rows):
+    """Prints a Markdown table."""
+    for row in [header, ["---"] * len(header), *rows]:
+        print("|", " | ".join(row), "|")
+
+
+def sinusoid_table(shots):
+    """Prints and draws the mean squared errors of a K-shot test."""
+    rows, curves = [], {}
+    for name, (label, paper) in SINUSOIDS.items():
+        path = HERE / "sinusoid" / f"{name}_{shots}shot.csv"
+        mean, ci95 = curves[label] = read_curve(path)
+        cells = [f"{mean[u]:.2f} ± {ci95[u]:.2f}" for u in (0, *STEPS)]
+        published = ", ".join(str(paper[u]) for u in paper)
+        rows.append([label, *cells, published if shots == 5 else ""])
+    print(f"\nSinusoid, {shots}-shot test, mean squared error\n")
+    steps = [f"step {u}" for u in (0, *STEPS)]
+    print_table(["method", *steps, "paper, steps 1, 5, 10"], rows)
+    path = HERE / "sinusoid" / f"{shots}shot.png"
+    plots.plot_curves(curves, path, f"mean squared error, K = {shots}")
+
+
+def omniglot_table():
+    """Prints and draws the accuracies on the 423 test characters."""
+    rows, curves = [], {}
+    for path in sorted((HERE / "omniglot").glob("*maml_seed?_*s.csv")) + sorted(
+        (HERE / "omniglot").glob("*maml_seed?_2000.csv")
+    ):
+        mean, ci95 = (100 * a for a in read_curve(path))
+        curves[path.stem] = mean, ci95
+        cells = [f"{mean[u]:.1f} ± {ci95[u]:.1f}" for u in (0, 1, 3, 10)]
+        rows.append([path.stem, *cells])
+    print("\nOmniglot 5-way 1-shot, accuracy in %\n")
+    steps = [f"step {u}" for u in (0, 1, 3, 10)]
+    print_table(["run", *steps], rows)
+    path = HERE / "omniglot" / "test.png"
+    plots.plot_curves(curves, path, "accuracy on test characters, %")
+
+
+def validation_figure():
+    """Draws accuracy on validation meta-batches over training."""
+    curves = {}
+    for path in sorted((HERE / "omniglot").glob("*_validation.csv")):
+        rows = np.genfromtxt(path, delimiter=",", names=True)
+        label = path.stem.removesuffix("_validation")
+        curves[label] = rows["iteration"], 100 * rows["accuracy_1"]
+    path = HERE / "omniglot" / "validation.png"
+    plots.plot_training(curves, path, "validation accuracy after 1 step, %")
+
+
+if __name__ == "__main__":
+    sinusoid_table(5)
+    sinusoid_table(10)
+    omniglot_table()
+    validation_figure()
