@@ -35,6 +35,15 @@ def exact_moments():
         yield
 
 
+def require_built(model: keras.Model) -> None:
+    """Raises `ValueError` for a model that has no weights yet."""
+    if not model.built:
+        raise ValueError(
+            f"The model {model.name!r} must be built before it is adapted. "
+            "Call it once on an example, or give it an `Input`."
+        )
+
+
 def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
     """Returns `model` as a function of the values of some of its variables.
 
@@ -51,11 +60,7 @@ def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
       ValueError: if the model is not built, or draws random numbers (their
         state would be dropped, so that every call used the same mask).
     """
-    if not model.built:
-        raise ValueError(
-            f"The model {model.name!r} must be built before it is adapted. "
-            "Call it once on an example, or give it an `Input`."
-        )
+    require_built(model)
     for variable in model.non_trainable_variables:
         if "seed_generator" in variable.path:
             raise ValueError(

@@ -78,16 +78,25 @@ class MAML(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        _at_least_zero(inner_steps, test_inner_steps)
         self.network = network
-        self.inner_loss = _per_task(inner_loss)
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.test_inner_steps = (
             inner_steps if test_inner_steps is None else test_inner_steps
         )
         self.first_order = first_order
-        self.adapted = list(adapted or network.trainable_variables)
+        self.adapted = list(
+            network.trainable_variables if adapted is None else adapted
+        )
         self.engine = _choose_engine(engine, network)
+        in_engine = {
+            "stacked": stacked.many_tasks,
+            "looped": functional.one_task,
+        }[self.engine]
+        self.apply_fn = in_engine(network, self.adapted)
+        # A single task, in the looped engine, has no task axis.
+        self.inner_loss = _per_task(inner_loss, int(self.engine == "stacked"))
         self.task_metrics = dict(task_metrics or {})
         self.trackers = {
             name: keras.metrics.Mean(name=name)
@@ -100,22 +109,20 @@ class MAML(keras.Model):
         steps = self.inner_steps if training else self.test_inner_steps
         theta = [variable.value for variable in self.adapted]
         if self.engine == "looped":
-            apply_fn = functional.one_task(self.network, self.adapted)
             return tf.map_fn(
-                lambda task: self.predict_tasks(apply_fn, theta, *task, steps),
+                lambda task: self.predict_tasks(theta, *task, steps),
                 inputs,
                 fn_output_signature=self._signature(inputs, steps),
             )
-        apply_fn = stacked.many_tasks(self.network, self.adapted)
         theta = stacked.stack(theta, _tasks(inputs))
-        return self.predict_tasks(apply_fn, theta, *inputs, steps)
+        return self.predict_tasks(theta, *inputs, steps)
 
     def predict_tasks(
-        self, apply_fn, theta, support_x, support_y, query_x, steps
+        self, theta, support_x, support_y, query_x, steps
     ) -> Predictions:
         """Adapts θ to the support set, predicts the query along the way."""
         adaptation = adapt(
-            apply_fn,
+            self.apply_fn,
             self.inner_loss,
             theta,
             support_x,
@@ -124,8 +131,8 @@ class MAML(keras.Model):
             inner_steps=steps,
             first_order=self.first_order,
         )
-        before = adaptation.support or (apply_fn(theta, support_x),)
-        query = tuple(apply_fn(phi, query_x) for phi in adaptation.phi)
+        before = adaptation.support or (self.apply_fn(theta, support_x),)
+        query = tuple(self.apply_fn(phi, query_x) for phi in adaptation.phi)
         return Predictions(before[0], query)
 
     def objective(self, x, y, predictions):
@@ -198,14 +205,24 @@ def _tasks(inputs):
     return support_x.shape[0] or tf.shape(support_x)[0]
 
 
-def _per_task(loss_fn):
+def _per_task(loss_fn, task_axes):
     """Averages losses of single examples, so that one is left for a task."""
 
     def task_loss(y, prediction):
         losses = loss_fn(y, prediction)
-        return tf.reduce_mean(losses, axis=tuple(range(1, len(losses.shape))))
+        axes = tuple(range(task_axes, len(losses.shape)))
+        return tf.reduce_mean(losses, axis=axes)
 
     return task_loss
+
+
+def _at_least_zero(inner_steps, test_inner_steps):
+    for name, steps in (
+        ("inner_steps", inner_steps),
+        ("test_inner_steps", test_inner_steps),
+    ):
+        if steps is not None and steps < 0:
+            raise ValueError(f"{name}: expected at least 0, got {steps}.")
 
 
 def _choose_engine(engine, network):

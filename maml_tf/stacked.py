@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import models
+from maml_tf import functional, models
 from maml_tf.adaptation import ApplyFn
 
 _RULES: dict[type, Callable] = {}
@@ -50,8 +50,9 @@ def many_tasks(model: keras.Model, variables: Sequence) -> ApplyFn:
         as parameters. The others keep their own values.
 
     Raises:
-      ValueError: if a layer has no rule.
+      ValueError: if the model is not built, or a layer has no rule.
     """
+    functional.require_built(model)
     if reasons := unsupported(model):
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")
 
