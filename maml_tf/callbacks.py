@@ -5,6 +5,7 @@ be interrupted and continued anywhere.
 """
 
 import csv
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import checkpoints
+from maml_tf import checkpoints, files
 from maml_tf.evaluation import adaptation_curve
 
 
@@ -45,21 +46,25 @@ class Table:
 
     def __init__(self, path: str, start: int):
         self.path = path
-        self.rows = [r for r in _read_rows(path) if r["iteration"] <= start]
+        self.rows = _read_rows(path, start)
         if os.path.exists(path):
-            self._write("w", self.rows)
+            with files.replacing(path) as file:
+                file.write(self._text(self.rows, header=True).encode())
 
     def append(self, iteration: int, values: dict[str, float]) -> None:
         """Adds a row and writes it at once."""
         self.rows.append({"iteration": iteration, **values})
-        self._write("a", self.rows[-1:])
+        with open(self.path, "a", newline="") as file:
+            header = file.tell() == 0
+            file.write(self._text(self.rows[-1:], header))
 
-    def _write(self, mode, rows):
-        with open(self.path, mode, newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0] if self.rows else [])
-            if file.tell() == 0 and self.rows:
-                writer.writeheader()
-            writer.writerows(rows)
+    def _text(self, rows, header):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0] if rows else [])
+        if header and rows:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
 
 
 class TrainingLog(IterationCallback):
@@ -205,7 +210,10 @@ class StopOnSignal(keras.callbacks.Callback):
       received: the signal, or `None`.
     """
 
-    received: signal.Signals | None = None
+    def __init__(self):
+        super().__init__()
+        self.received = None
+        self._previous = {}
 
     def on_train_begin(self, logs=None):
         """Listens."""
@@ -214,8 +222,8 @@ class StopOnSignal(keras.callbacks.Callback):
             for s in (signal.SIGINT, signal.SIGTERM)
         }
 
-    def on_train_end(self, logs=None):
-        """Stops listening."""
+    def release(self):
+        """Stops listening; `fit` may have failed before it began."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -223,7 +231,7 @@ class StopOnSignal(keras.callbacks.Callback):
         del frame
         self.received = signal.Signals(number)
         self.model.stop_training = True
-        self.on_train_end()
+        self.release()
 
 
 class NonFiniteError(ArithmeticError):
@@ -310,11 +318,13 @@ def print_line(line: str) -> None:
     print(f"\r{line:<79}" if os.isatty(1) else line, flush=True)
 
 
-def _read_rows(path):
+def _read_rows(path, last):
+    """Returns the rows up to iteration `last`; half a row is a later one."""
     if not os.path.exists(path):
         return []
     with open(path, newline="") as file:
         return [
             {k: int(v) if k == "iteration" else float(v) for k, v in r.items()}
             for r in csv.DictReader(file)
+            if None not in r.values() and int(r["iteration"]) <= last
         ]

@@ -114,8 +114,14 @@ def _state(learner):
 
 def _read(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no archive of arrays")
+            file.seek(0)
+            arrays = dict(np.load(file, allow_pickle=False))
+        if "phase" not in arrays:
+            raise ValueError("no phase in it")
+        return arrays
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: expected a checkpoint, found a damaged file ({error}). "

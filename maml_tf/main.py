@@ -53,7 +53,9 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("log", True, "write TensorBoard summaries")
 flags.DEFINE_string("logdir", "/tmp/data", "folder of the experiments' folders")
-flags.DEFINE_bool("resume", True, "continue from the latest checkpoint")
+flags.DEFINE_bool(
+    "resume", True, "continue from the latest checkpoint; False: replace them"
+)
 flags.DEFINE_bool("train", True, "train; False: evaluate a checkpoint")
 flags.DEFINE_integer(
     "test_iter", -1, "iteration of the checkpoint to evaluate, -1 the latest"

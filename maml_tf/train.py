@@ -175,6 +175,9 @@ def train(config: Config) -> str:
     if done is not None:
         checkpoints.restore(done, build_learner(config, network), phase=None)
     os.makedirs(config.folder, exist_ok=True)
+    if not config.resume:
+        for old in checkpoints.list_checkpoints(config.folder):
+            old.path.unlink()
     with files.replacing(os.path.join(config.folder, "config.json")) as file:
         file.write(config.to_json().encode())
     engine = build_learner(config, network).engine
@@ -213,18 +216,21 @@ def _fit(config, learner, data, phase, start, end):
     learner.steps_per_execution = 1
     if not config.is_classification:
         learner.steps_per_execution = math.gcd(WINDOW, start, end)
-    learner.fit(
-        tasks.meta_batches(data.train, start).take(end - start),
-        steps_per_epoch=end - start,
-        shuffle=False,
-        verbose=1 if sys.stdout.isatty() else 0,
-        callbacks=[
-            callbacks.NonFiniteGuard(start, data.train),
-            *_logging(config, data, phase, start),
-            callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
-            stop,
-        ],
-    )
+    try:
+        learner.fit(
+            tasks.meta_batches(data.train, start).take(end - start),
+            steps_per_epoch=end - start,
+            shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 0,
+            callbacks=[
+                callbacks.NonFiniteGuard(start, data.train),
+                *_logging(config, data, phase, start),
+                callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
+                stop,
+            ],
+        )
+    finally:
+        stop.release()
     if stop.received:
         raise KeyboardInterrupt(stop.received.name)
 
