@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import checkpoints, files
-from maml_tf.evaluation import adaptation_curve
+from maml_tf.evaluation import AdaptationCurve, scorer
 
 
 class IterationCallback(keras.callbacks.Callback):
@@ -150,13 +150,16 @@ class Validation(IterationCallback):
         self.name = name
         self.interval = interval
 
+    def on_train_begin(self, logs=None):
+        """Makes the scoring function, once for all validations."""
+        self.score = scorer(self.model, self.metric)
+
     def on_iteration(self, iteration):
         """Prints the original's line: pre-update, post-update."""
         if iteration % self.interval:
             return
         t = tf.constant(iteration // self.interval, tf.int64)
-        data = tf.data.Dataset.from_tensors(self.sampler(t))
-        mean = adaptation_curve(self.model, data, self.metric).mean
+        mean = AdaptationCurve(self.score(*self.sampler(t)).numpy()).mean
         row = {f"{self.name}_{u}": float(m) for u, m in enumerate(mean)}
         self.table.append(iteration, row)
         write_scalars(

@@ -45,6 +45,20 @@ def adaptation_curve(learner, data: tf.data.Dataset, metric) -> AdaptationCurve:
       data: elements `((support_x, support_y, query_x), query_y)`.
       metric: maps (targets, predictions) to a number for each task, `[B]`.
     """
+    score = scorer(learner, metric)
+    return AdaptationCurve(np.concatenate([score(x, y) for x, y in data]))
+
+
+def scorer(learner, metric):
+    """Returns the compiled function that scores one meta-batch.
+
+    Its values are those of `AdaptationCurve`, `[B, U + 1]`. Keep it where
+    meta-batches come one by one: making it anew traces the graph anew.
+
+    Args:
+      learner: see `adaptation_curve`.
+      metric: see `adaptation_curve`.
+    """
 
     @tf.function
     def score(x, y):
@@ -52,7 +66,7 @@ def adaptation_curve(learner, data: tf.data.Dataset, metric) -> AdaptationCurve:
         after = [metric(y, query) for query in predictions.query[1:]]
         return tf.stack([metric(x[1], predictions.support), *after], axis=-1)
 
-    return AdaptationCurve(np.concatenate([score(x, y) for x, y in data]))
+    return score
 
 
 def write_curve(curve: AdaptationCurve, stem: str) -> None:

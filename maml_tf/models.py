@@ -6,8 +6,6 @@ Their initial values, normalisation and pooling are those of cbfinn/maml.
 import keras
 from keras import layers, ops
 
-NORMS = ("batch_norm", "layer_norm", "None")
-
 
 @keras.saving.register_keras_serializable("maml_tf")
 class BatchStatisticsNorm(layers.Layer):
@@ -125,7 +123,7 @@ def sinusoid_mlp(inputs: int = 1, norm: str = "None") -> keras.Model:
 
     Args:
       inputs: 1, or 3 for the oracle that also sees amplitude and phase.
-      norm: one of `NORMS`.
+      norm: "batch_norm", "layer_norm" or "None".
     """
     return _mlp((inputs,), (40, 40), 1, norm, "sinusoid_mlp")
 

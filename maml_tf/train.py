@@ -172,16 +172,16 @@ def train(config: Config) -> str:
     data = load_data(config)
     network = build_network(config)
     done = _latest(config)
+    learner = build_learner(config, network)
     if done is not None:
-        checkpoints.restore(done, build_learner(config, network), phase=None)
+        checkpoints.restore(done, learner, phase=None)
     os.makedirs(config.folder, exist_ok=True)
     if not config.resume:
         for old in checkpoints.list_checkpoints(config.folder):
             old.path.unlink()
     with files.replacing(os.path.join(config.folder, "config.json")) as file:
         file.write(config.to_json().encode())
-    engine = build_learner(config, network).engine
-    print(explanations.header(config, network, engine))
+    print(explanations.header(config, network, learner.engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from maml_tf import models
+from maml_tf import config, models
 
 # A 3×3 convolution C → F has 9CF + F weights, a dense layer n → m has nm + m.
 # 64 filters: 640 + 3 · 36928 = 111424; 5-way head 64 · 5 + 5 = 325.
@@ -102,7 +102,7 @@ def test_max_pool_is_the_ordinary_one(size):
     np.testing.assert_array_equal(models.MaxPool2x2()(x), expected)
 
 
-@pytest.mark.parametrize("norm", models.NORMS)
+@pytest.mark.parametrize("norm", config.NORMS)
 def test_saved_model_is_the_same(norm, tmp_path):
     model = models.omniglot_conv(5, 4, norm, max_pool=True)
     x = np.random.default_rng(0).normal(size=(3, 28, 28, 1))
