@@ -11,6 +11,7 @@ import os
 
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
 NORMS = ("batch_norm", "layer_norm", "None")
+NORM_GRADIENTS = ("exact", "legacy")
 EVALUATION_TASKS = 600
 
 FLAGS = {
@@ -64,6 +65,7 @@ class Config:
     cache_dir: str | None = None
     seed: int = 0
     plot: bool = False
+    norm_gradient: str = "exact"
 
     def __post_init__(self):
         self._check_choices()
@@ -138,6 +140,7 @@ class Config:
     def _check_choices(self):
         _choose(self, "datasource", DATASOURCES)
         _choose(self, "norm", NORMS)
+        _choose(self, "norm_gradient", NORM_GRADIENTS)
         _choose(self, "baseline", (None, "oracle"))
 
     def _check_numbers(self):

@@ -84,6 +84,11 @@ def _normalisation(config):
 def _order(config):
     if config.first_order:
         return "first order, inner gradients are constants."
+    if config.norm_gradient == "legacy" and config.norm != "None":
+        return (
+            "second order, but the mean inside a norm's variance is held "
+            "constant, as TensorFlow does since 1.3."
+        )
     return "second order, exact."
 
 

@@ -82,6 +82,12 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "seed", 0, "of initial weights and of the training tasks' random draws"
 )
+flags.DEFINE_string(
+    "norm_gradient",
+    "exact",
+    "exact, or legacy: second derivatives of TensorFlow 1.3 and later, which "
+    "hold the mean inside a norm's variance constant",
+)
 flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
 flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
 

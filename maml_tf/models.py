@@ -6,6 +6,14 @@ Their initial values, normalisation and pooling are those of cbfinn/maml.
 import keras
 from keras import layers, ops
 
+NORM_GRADIENTS = ("exact", "legacy")
+"""How a normalisation's variance v is differentiated.
+
+"exact" takes v for what it is, as TensorFlow did up to 1.2, the paper's time.
+"legacy" holds the mean inside v constant, as `tf.nn.moments` has done since
+1.3: outputs and first derivatives are the same, second derivatives are not.
+"""
+
 
 @keras.saving.register_keras_serializable("maml_tf")
 class BatchStatisticsNorm(layers.Layer):
@@ -15,15 +23,19 @@ class BatchStatisticsNorm(layers.Layer):
 
     Mean m and biased variance v are taken over all axes but the last, in
     training and in testing: there are no moving averages (*transductive* when
-    the batch is a query set). There is no scale γ. Written with plain means,
-    it is exact to any order of differentiation.
+    the batch is a query set). There is no scale γ.
 
     Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
+
+    Args:
+      epsilon: ε.
+      gradient: one of `NORM_GRADIENTS`, see there.
     """
 
-    def __init__(self, epsilon=1e-3, **kwargs):
+    def __init__(self, epsilon=1e-3, gradient="exact", **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.gradient = _known(gradient)
 
     def build(self, input_shape):
         self.beta = self.add_weight(
@@ -35,12 +47,11 @@ class BatchStatisticsNorm(layers.Layer):
 
     def normalize(self, x, beta, axes):
         """Normalises over `axes`; `beta` must broadcast against `x`."""
-        centred = x - ops.mean(x, axes, keepdims=True)
-        variance = ops.mean(ops.square(centred), axes, keepdims=True)
-        return centred * ops.rsqrt(variance + self.epsilon) + beta
+        return _standardise(x, axes, self.epsilon, self.gradient) + beta
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+        own = {"epsilon": self.epsilon, "gradient": self.gradient}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("maml_tf")
@@ -52,11 +63,16 @@ class ExampleNorm(layers.Layer):
     Mean m and biased variance v are taken over all axes but the first.
 
     Source: `contrib.layers.layer_norm` as cbfinn/maml calls it.
+
+    Args:
+      epsilon: ε.
+      gradient: one of `NORM_GRADIENTS`, see there.
     """
 
-    def __init__(self, epsilon=1e-12, **kwargs):
+    def __init__(self, epsilon=1e-12, gradient="exact", **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.gradient = _known(gradient)
 
     def build(self, input_shape):
         channels = input_shape[-1:]
@@ -73,12 +89,12 @@ class ExampleNorm(layers.Layer):
 
     def normalize(self, x, gamma, beta, axes):
         """Normalises over `axes`; γ and β must broadcast against `x`."""
-        centred = x - ops.mean(x, axes, keepdims=True)
-        variance = ops.mean(ops.square(centred), axes, keepdims=True)
-        return gamma * centred * ops.rsqrt(variance + self.epsilon) + beta
+        y = _standardise(x, axes, self.epsilon, self.gradient)
+        return gamma * y + beta
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+        own = {"epsilon": self.epsilon, "gradient": self.gradient}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("maml_tf")
@@ -114,7 +130,9 @@ def fast_weights(model: keras.Model) -> list[keras.Variable]:
     ]
 
 
-def sinusoid_mlp(inputs: int = 1, norm: str = "None") -> keras.Model:
+def sinusoid_mlp(
+    inputs: int = 1, norm: str = "None", norm_gradient: str = "exact"
+) -> keras.Model:
     """Returns the regression network: inputs → 40 → 40 → 1, ReLU.
 
     Weights start from a truncated normal of σ = 0.01, biases at 0.
@@ -124,17 +142,22 @@ def sinusoid_mlp(inputs: int = 1, norm: str = "None") -> keras.Model:
     Args:
       inputs: 1, or 3 for the oracle that also sees amplitude and phase.
       norm: "batch_norm", "layer_norm" or "None".
+      norm_gradient: one of `NORM_GRADIENTS`.
     """
-    return _mlp((inputs,), (40, 40), 1, norm, "sinusoid_mlp")
+    norms = _norms(norm, norm_gradient)
+    return _mlp((inputs,), (40, 40), 1, norms, "sinusoid_mlp")
 
 
-def omniglot_mlp(ways: int, norm: str = "batch_norm") -> keras.Model:
+def omniglot_mlp(
+    ways: int, norm: str = "batch_norm", norm_gradient: str = "exact"
+) -> keras.Model:
     """Returns the non-convolutional network: 784 → 256 → 128 → 64 → 64 → N.
 
     Source: Finn et al. 2017, appendix A.1.
     """
     hidden = (256, 128, 64, 64)
-    return _mlp((28, 28, 1), hidden, ways, norm, "omniglot_mlp")
+    norms = _norms(norm, norm_gradient)
+    return _mlp((28, 28, 1), hidden, ways, norms, "omniglot_mlp")
 
 
 def omniglot_conv(
@@ -142,6 +165,7 @@ def omniglot_conv(
     filters: int = 64,
     norm: str = "batch_norm",
     max_pool: bool = False,
+    norm_gradient: str = "exact",
 ) -> keras.Model:
     """Returns four 3×3 convolutional blocks, a mean over positions, a dense.
 
@@ -153,7 +177,7 @@ def omniglot_conv(
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
-            *_conv_blocks(filters, norm, max_pool),
+            *_conv_blocks(filters, _norms(norm, norm_gradient), max_pool),
             layers.GlobalAveragePooling2D(),
             layers.Dense(
                 ways,
@@ -165,7 +189,10 @@ def omniglot_conv(
 
 
 def mini_imagenet_conv(
-    ways: int, filters: int = 32, norm: str = "batch_norm"
+    ways: int,
+    filters: int = 32,
+    norm: str = "batch_norm",
+    norm_gradient: str = "exact",
 ) -> keras.Model:
     """Returns four max-pooled blocks on 84×84×3 images and a dense layer.
 
@@ -176,7 +203,7 @@ def mini_imagenet_conv(
     return keras.Sequential(
         [
             keras.Input((84, 84, 3)),
-            *_conv_blocks(filters, norm, max_pool=True),
+            *_conv_blocks(filters, _norms(norm, norm_gradient), max_pool=True),
             layers.Flatten(),
             layers.Dense(ways),
         ],
@@ -184,7 +211,7 @@ def mini_imagenet_conv(
     )
 
 
-def _mlp(input_shape, hidden, outputs, norm, name):
+def _mlp(input_shape, hidden, outputs, norms, name):
     def dense(units):
         start = keras.initializers.TruncatedNormal(stddev=0.01)
         return layers.Dense(units, kernel_initializer=start)
@@ -193,20 +220,37 @@ def _mlp(input_shape, hidden, outputs, norm, name):
     if len(input_shape) > 1:
         stack.append(layers.Flatten())
     for units in hidden:
-        stack += [dense(units), *_norm(norm), layers.ReLU()]
+        stack += [dense(units), *norms(), layers.ReLU()]
     return keras.Sequential([*stack, dense(outputs)], name=name)
 
 
-def _conv_blocks(filters, norm, max_pool):
+def _conv_blocks(filters, norms, max_pool):
     strides = 1 if max_pool else 2
     for _ in range(4):
         yield layers.Conv2D(filters, 3, strides, padding="same")
-        yield from _norm(norm)
+        yield from norms()
         yield layers.ReLU()
         if max_pool:
             yield MaxPool2x2()
 
 
-def _norm(name):
+def _norms(name, gradient):
+    """Returns a function that makes the layers of a norm: one, or none."""
     kinds = {"batch_norm": [BatchStatisticsNorm], "layer_norm": [ExampleNorm]}
-    return [kind() for kind in kinds.get(name, [])]
+    return lambda: [kind(gradient=gradient) for kind in kinds.get(name, [])]
+
+
+def _known(gradient):
+    if gradient not in NORM_GRADIENTS:
+        raise ValueError(
+            f"gradient: expected one of {NORM_GRADIENTS}, got {gradient!r}."
+        )
+    return gradient
+
+
+def _standardise(x, axes, epsilon, gradient):
+    """Returns (x − m) / √(v + ε), with m and v over `axes`."""
+    mean = ops.mean(x, axes, keepdims=True)
+    centre = ops.stop_gradient(mean) if gradient == "legacy" else mean
+    variance = ops.mean(ops.square(x - centre), axes, keepdims=True)
+    return (x - mean) * ops.rsqrt(variance + epsilon)

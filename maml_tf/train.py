@@ -47,14 +47,16 @@ class Data(NamedTuple):
 def build_network(config: Config) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
     keras.utils.set_random_seed(config.seed)
-    norm, filters = config.norm, config.num_filters
+    norm = {"norm": config.norm, "norm_gradient": config.norm_gradient}
+    filters = config.num_filters
     if config.datasource == "sinusoid":
-        return models.sinusoid_mlp(3 if config.is_oracle else 1, norm)
+        return models.sinusoid_mlp(3 if config.is_oracle else 1, **norm)
     if config.datasource == "miniimagenet":
-        return models.mini_imagenet_conv(config.ways, filters, norm)
+        return models.mini_imagenet_conv(config.ways, filters, **norm)
     if not config.conv:
-        return models.omniglot_mlp(config.ways, norm)
-    return models.omniglot_conv(config.ways, filters, norm, config.max_pool)
+        return models.omniglot_mlp(config.ways, **norm)
+    max_pool = config.max_pool
+    return models.omniglot_conv(config.ways, filters, max_pool=max_pool, **norm)
 
 
 def task_loss(config: Config) -> losses.TaskLoss:

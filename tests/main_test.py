@@ -94,6 +94,7 @@ def one_message(capsys):
     [
         ["--datasource=cifar"],
         ["--norm=group_norm"],
+        ["--norm_gradient=right"],
         ["--baseline=random"],
         ["--baseline=oracle", "--datasource=omniglot"],
         *([f"--{size}=0"] for size in SIZES),

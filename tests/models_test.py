@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from maml_tf import config, models
 
@@ -93,6 +94,47 @@ def test_example_norm_uses_the_example():
     layer.beta.assign([0.0, 10.0])
     actual = model(np.array([[1.0, 3.0], [0.0, 4.0]]))
     np.testing.assert_allclose(actual, [[-1.0, 13.0]] * 2, 1e-5)
+
+
+def derivatives(normalise, x, direction):
+    """Returns the gradient of a cubic of the norm's output, and H · v."""
+    x = tf.constant(x)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            total = tf.reduce_sum(normalise(x) ** 3)
+        gradient = inner.gradient(total, x)
+        slope = tf.reduce_sum(gradient * direction)
+    return gradient.numpy(), outer.gradient(slope, x).numpy()
+
+
+@pytest.mark.parametrize(
+    "kind, axes", [(models.BatchStatisticsNorm, 0), (models.ExampleNorm, 1)]
+)
+def test_legacy_gradient_is_that_of_tf_nn_moments(kind, axes, float64):
+    x, v = np.random.default_rng(0).normal(size=(2, 5, 4))
+    exact, legacy = (kind(gradient=g) for g in models.NORM_GRADIENTS)
+
+    def with_moments(x):
+        mean, variance = tf.nn.moments(x, [axes], keepdims=True)
+        return (x - mean) * tf.math.rsqrt(variance + legacy.epsilon)
+
+    expected = derivatives(with_moments, x, v)
+    actual = derivatives(legacy, x, v)
+    np.testing.assert_allclose(actual, expected, 1e-9, 1e-12)
+    gradient, curvature = derivatives(exact, x, v)
+    np.testing.assert_allclose(gradient, expected[0], 1e-9, 1e-12)
+    assert np.abs(curvature - expected[1]).max() > 0.01
+
+
+def test_unknown_gradient_is_an_error():
+    with pytest.raises(ValueError, match="gradient.*'fast'"):
+        models.BatchStatisticsNorm(gradient="fast")
+
+
+def test_config_names_the_same_gradients():
+    assert config.NORM_GRADIENTS == models.NORM_GRADIENTS
 
 
 @pytest.mark.parametrize("size", [(6, 4), (7, 5), (2, 3)])
