@@ -28,6 +28,7 @@ setuptools.setup(
         "tensorflow-datasets",
     ],
     extras_require={
+        "benchmarks": ["jax", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "test": ["pytest", "ruff"],
     },

@@ -133,9 +133,12 @@ class Config:
         ]
         return "".join(parts)
 
-    def to_json(self) -> str:
-        """Returns all settings, one a line."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    def to_json(self, explanation: str) -> str:
+        """Returns all settings and what they mean, one fact a line."""
+        facts = {"explanation": explanation.splitlines()}
+        settings = dataclasses.asdict(self)
+        whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
+        return whole + "\n"
 
     def _check_choices(self):
         _choose(self, "datasource", DATASOURCES)

@@ -1,6 +1,8 @@
 """Any built Keras model as a function of its parameters, one task at a time."""
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Sequence
 from unittest import mock
 
@@ -24,14 +26,43 @@ def moments(x, axes, shift=None, keepdims=False, name=None):
     return tf.reshape(mean, tf.shape(variance)), variance
 
 
-@contextlib.contextmanager
-def exact_moments():
-    """Makes Keras's normalisation layers use `moments` inside the context.
+def max_pool(input, ksize, strides, padding, data_format=None, name=None):
+    """Returns the maximum of each window, right to any order.
 
-    BatchNormalization, LayerNormalization and GroupNormalization all take
-    their statistics from `tf.nn.moments` on the TensorFlow backend.
+    A stand-in for `tf.nn.max_pool`, whose second derivative under XLA picks
+    the winner of a window from inputs cut to 16 bits. Of equal values the
+    first wins, row by row, as it does there.
+
+    Args:
+      input: `[n, *space, C]`, or `[n, C, *space]` for an "NC…" format.
+      ksize: the size of a window, an integer or one for each axis of space.
+      strides: likewise.
+      padding: "VALID" or "SAME", in any case of letters.
+      data_format: as in TensorFlow.
+      name: not used.
     """
-    with mock.patch.object(tf.nn, "moments", moments):
+    del name
+    sizes, strides = (
+        _for_axes(value, len(input.shape), data_format)
+        for value in (ksize, strides)
+    )
+    for axis in reversed(range(len(input.shape))):
+        if padding.upper() == "SAME":
+            input = _pad_same(input, axis, sizes[axis], strides[axis])
+        input = _max_along(input, axis, sizes[axis], strides[axis])
+    return input
+
+
+@contextlib.contextmanager
+def exact_operations():
+    """Makes Keras's layers use `moments` and `max_pool` inside the context.
+
+    On the TensorFlow backend BatchNormalization, LayerNormalization and
+    GroupNormalization take their statistics from `tf.nn.moments`, and
+    MaxPooling1D to 3D are `tf.nn.max_pool`.
+    """
+    exact = {"moments": moments, "max_pool": max_pool}
+    with mock.patch.multiple(tf.nn, **exact):
         yield
 
 
@@ -44,7 +75,9 @@ def require_built(model: keras.Model) -> None:
         )
 
 
-def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
+def one_task(
+    model: keras.Model, variables: Sequence, seed: tf.Tensor | None = None
+) -> ApplyFn:
     """Returns `model` as a function of the values of some of its variables.
 
     The model runs in training mode: batch statistics are those of the batch
@@ -52,26 +85,38 @@ def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
     reaches them too. Nothing is assigned: updates of moving averages are
     dropped.
 
+    Random layers draw from `seed`. The k-th call of the returned function
+    draws the same numbers whenever the seed and k are the same, and other
+    numbers than every other call. Calls are counted when they are traced, so
+    make a new function for each task, inside the loop over tasks.
+
     Args:
       model: a built Keras model.
       variables: the variables whose values are passed as parameters.
+      seed: two integers `[2]` for dropout and noise, different for each task.
+
+    Returns:
+      A function of (parameters, inputs). It raises `ValueError` if the model
+      draws random numbers without a seed, or remembers anything else from call
+      to call, as a stateful recurrent layer does.
 
     Raises:
-      ValueError: if the model is not built, or draws random numbers (their
-        state would be dropped, so that every call used the same mask).
+      ValueError: if the model is not built.
     """
     require_built(model)
-    for variable in model.non_trainable_variables:
-        if "seed_generator" in variable.path:
-            raise ValueError(
-                f"The model {model.name!r} draws random numbers "
-                f"({variable.path}), which is not supported in the inner "
-                "loop. Remove its dropout or noise layers."
-            )
+    generators = [] if seed is None else _seed_generators(model)
+    lost = [] if seed is not None else _seed_generators(model)
+    calls = itertools.count()
 
     def apply_fn(parameters, x):
-        mapping = list(zip(variables, parameters, strict=True))
-        with exact_moments(), keras.StatelessScope(state_mapping=mapping):
-            return model(x, training=True)
+        states = _states(seed, next(calls), len(generators))
+        mapping = [
+            *zip(variables, parameters, strict=True),
+            *zip(generators, states, strict=True),
+        ]
+        with exact_operations(), keras.StatelessScope(mapping) as scope:
+            prediction = model(x, training=True)
+        _require_no_memory(model, scope, lost)
+        return prediction
 
     return apply_fn

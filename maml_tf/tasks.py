@@ -148,20 +148,13 @@ def draw_task_list(
 
 
 def cached_task_list(
-    cache_dir: str | os.PathLike[str] | None,
-    classes: Sequence[int],
-    images_per_class: int,
-    length: int,
-    ways: int,
-    images: int,
-    seed: int,
+    cache_dir: str | os.PathLike[str] | None, *drawing
 ) -> np.ndarray:
-    """Returns `draw_task_list`'s list, drawn once and kept in a file.
+    """Returns `draw_task_list(*drawing)`, drawn once and kept in a file.
 
     Args:
       cache_dir: see `maml_tf.cache.cached`.
-      classes, images_per_class, length, ways, images, seed: see
-        `draw_task_list`.
+      *drawing: the arguments of `draw_task_list`.
 
     Returns:
       The same numbers in the smallest unsigned integers that hold them,
@@ -170,13 +163,13 @@ def cached_task_list(
     Raises:
       DataError: if the cache cannot be written.
     """
-    arguments = classes, images_per_class, length, ways, images, seed
-    fingerprint = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps(drawing).encode()).hexdigest()
 
     def draw():
-        drawn = draw_task_list(*arguments)
+        drawn = draw_task_list(*drawing)
         return drawn.astype(np.min_scalar_type(drawn.max())), None
 
+    *_, ways, images, _ = drawing
     name = f"tasks_{ways}way_{images}images_{fingerprint[:8]}"
     return cached(cache_dir, name, fingerprint, draw)[0]
 

@@ -4,7 +4,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -29,19 +28,6 @@ SAVE_INTERVAL = 1000
 TRAINING_TASKS = 200_000
 TEST_META_BATCH = 8
 PHASES = {"pretrain": JointTraining, "meta": MAML}
-
-
-class Data(NamedTuple):
-    """Meta-batches of a configuration.
-
-    Attributes:
-      train: meta-batch t is `train(t)`.
-      held_out: the same for held-out tasks: of the test classes if the
-        configuration says so, of the validation classes otherwise.
-    """
-
-    train: tasks.Sampler
-    held_out: tasks.Sampler
 
 
 def build_network(config: Config) -> keras.Model:
@@ -97,67 +83,71 @@ def build_learner(
     return learner
 
 
-def load_data(config: Config) -> Data:
-    """Returns the configuration's tasks.
+def training_tasks(config: Config) -> tasks.Sampler:
+    """Returns the function from t to meta-batch t of training tasks.
 
     Raises:
       datasets.DataError: if images are missing or too few.
     """
-    if config.datasource == "sinusoid":
-        sampler = tasks.sinusoid_sampler(
-            meta_batch_size=config.meta_batch_size,
-            shots=config.shots,
-            seed=config.seed,
-            oracle=config.is_oracle,
+    batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
+    if config.is_classification:
+        return _image_tasks(config, "train", TRAINING_TASKS, 5, **batch)
+    return tasks.sinusoid_sampler(
+        shots=config.shots, oracle=config.is_oracle, **batch
+    )
+
+
+def validation_tasks(config: Config) -> tasks.Sampler | None:
+    """Returns held-out tasks as `training_tasks`; none for the sinusoid."""
+    if not config.is_classification:
+        return None
+    batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
+    return _image_tasks(config, _held_out(config), EVALUATION_TASKS, 6, **batch)
+
+
+def test_tasks(config: Config) -> tf.data.Dataset:
+    """Returns the 600 held-out tasks, in meta-batches."""
+    batch = {"meta_batch_size": TEST_META_BATCH, "seed": 1}
+    if config.is_classification:
+        sampler = _image_tasks(
+            config, _held_out(config), EVALUATION_TASKS, 6, **batch
         )
-        return Data(sampler, sampler)
+        batches = tasks.meta_batches(sampler)
+        return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
+    drawn = tasks.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
+    whole = tasks.split_regression(drawn, config.shots, config.is_oracle)
+    return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
+
+
+def _held_out(config):
+    return "test" if config.test_set else "validation"
+
+
+def _image_tasks(config, part, length, list_seed, **batch):
+    """Returns the sampler of one part of a data set's classes."""
     if config.datasource == "miniimagenet":
         raise datasets.DataError(
             "--datasource=miniimagenet: reading its images is not supported "
             "yet. Its settings can be looked at with --explain."
         )
-    return _omniglot(config)
-
-
-def _omniglot(config):
     data = datasets.load_omniglot(config.data_dir, config.cache_dir)
-    split = datasets.split_omniglot(data.names)
-    held_out = split.test if config.test_set else split.validation
+    classes = getattr(datasets.split_omniglot(data.names), part)
+    images_per_class, *shape = data.images.shape[1:]
     needed = config.shots + config.queries
-    for classes in (split.train, held_out):
-        datasets.check_enough(
-            len(classes),
-            data.images.shape[1],
-            ways=config.ways,
-            images_needed=needed,
-        )
-
-    def sampler(classes, length, list_seed, **kwargs):
-        task_list = tasks.cached_task_list(
-            config.cache_dir,
-            classes.tolist(),
-            data.images.shape[1],
-            length,
-            config.ways,
-            needed,
-            list_seed,
-        )
-        images = data.images.reshape(-1, *data.images.shape[2:])
-        return tasks.image_sampler(
-            images, task_list, shots=config.shots, **kwargs
-        )
-
-    batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
-    test_batch = {"meta_batch_size": TEST_META_BATCH, "seed": 1}
-    return Data(
-        sampler(split.train, TRAINING_TASKS, 5, **batch),
-        sampler(
-            held_out,
-            EVALUATION_TASKS,
-            6,
-            **(batch if config.train else test_batch),
-        ),
+    datasets.check_enough(
+        len(classes), images_per_class, ways=config.ways, images_needed=needed
     )
+    task_list = tasks.cached_task_list(
+        config.cache_dir,
+        classes.tolist(),
+        images_per_class,
+        length,
+        config.ways,
+        needed,
+        list_seed,
+    )
+    images = data.images.reshape(-1, *shape)
+    return tasks.image_sampler(images, task_list, shots=config.shots, **batch)
 
 
 def train(config: Config) -> str:
@@ -166,12 +156,12 @@ def train(config: Config) -> str:
     Pretraining comes first, then meta-training, each with its own Adam.
 
     Raises:
-      datasets.DataError: see `load_data`.
+      datasets.DataError: see `training_tasks`.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
-    data = load_data(config)
+    data = training_tasks(config), validation_tasks(config)
     network = build_network(config)
     done = _latest(config)
     learner = build_learner(config, network)
@@ -181,8 +171,9 @@ def train(config: Config) -> str:
     if not config.resume:
         for old in checkpoints.list_checkpoints(config.folder):
             old.path.unlink()
+    explanation = explanations.explain(config, network, learner.engine)
     with files.replacing(os.path.join(config.folder, "config.json")) as file:
-        file.write(config.to_json().encode())
+        file.write(config.to_json(explanation).encode())
     print(explanations.header(config, network, learner.engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
@@ -193,7 +184,7 @@ def train(config: Config) -> str:
             if done is not None:
                 checkpoints.restore(done, learner, phase)
                 start = done.iteration
-            _fit(config, learner, data, phase, start, end)
+            _fit(config, learner, *data, phase, start, end)
             done = checkpoints.find(config.folder)
     return config.folder
 
@@ -212,7 +203,7 @@ def _latest(config):
     return None
 
 
-def _fit(config, learner, data, phase, start, end):
+def _fit(config, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
     stop = callbacks.StopOnSignal()
     learner.steps_per_execution = 1
@@ -220,13 +211,13 @@ def _fit(config, learner, data, phase, start, end):
         learner.steps_per_execution = math.gcd(WINDOW, start, end)
     try:
         learner.fit(
-            tasks.meta_batches(data.train, start).take(end - start),
+            tasks.meta_batches(training, start).take(end - start),
             steps_per_epoch=end - start,
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 0,
             callbacks=[
-                callbacks.NonFiniteGuard(start, data.train),
-                *_logging(config, data, phase, start),
+                callbacks.NonFiniteGuard(start, training),
+                *_logging(config, validation, phase, start),
                 callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
                 stop,
             ],
@@ -237,7 +228,7 @@ def _fit(config, learner, data, phase, start, end):
         raise KeyboardInterrupt(stop.received.name)
 
 
-def _logging(config, data, phase, start):
+def _logging(config, validation, phase, start):
     writer = None
     if config.log:
         writer = tf.summary.create_file_writer(config.folder)
@@ -254,12 +245,12 @@ def _logging(config, data, phase, start):
         window=WINDOW,
         print_interval=100 if config.is_classification else 1000,
     )
-    if config.is_classification:
+    if validation is not None:
         yield callbacks.Validation(
             start,
             table("validation.csv"),
             writer,
-            data.held_out,
+            validation,
             metric,
             name,
             interval=500,
@@ -288,7 +279,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     Raises:
       checkpoints.CheckpointError: if there is no such checkpoint, or it is of
         another architecture.
-      datasets.DataError: see `load_data`.
+      datasets.DataError: see `training_tasks`.
     """
     learner = load_learner(config)
     *_, metric = task_metrics(config).values()
@@ -329,16 +320,6 @@ def sinusoid_panel(config: Config, title: str) -> dict:
         "points": (drawn.x[0, : config.shots, 0], support_y[0, :, 0]),
         "fits": {k: query[u].numpy()[0, :, 0] for k, u in names.items()},
     }
-
-
-def test_tasks(config: Config) -> tf.data.Dataset:
-    """Returns the 600 held-out tasks, in meta-batches."""
-    if config.is_classification:
-        batches = tasks.meta_batches(load_data(config).held_out)
-        return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
-    drawn = tasks.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
-    whole = tasks.split_regression(drawn, config.shots, config.is_oracle)
-    return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
 
 
 def result_stem(config: Config) -> str:

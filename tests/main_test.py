@@ -1,6 +1,7 @@
 """The command line: what it accepts, writes, refuses and survives."""
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -416,6 +417,13 @@ def test_continues_exactly_after_an_interrupt(
     check_same(tmp_path, uninterrupted[arguments])
 
 
+def test_config_json_records_settings_and_meaning(tmp_path, trained):
+    [file] = trained.glob("*/config.json")
+    written = json.loads(file.read_text())
+    assert written["inner_lr"] == 0.001
+    assert "Losses: mean squared error" in "".join(written["explanation"])
+
+
 @pytest.mark.parametrize("length", [50, 130, 275])
 def test_continues_exactly_between_windows(length, tmp_path, uninterrupted):
     where = f"--logdir={tmp_path}"
@@ -454,6 +462,31 @@ def test_continues_exactly_when_killed_while_saving(
     assert found == ["model100.npz"]
     assert run(*arguments) == 0
     check_same(tmp_path, uninterrupted[META])
+
+
+def test_continues_exactly_on_images(
+    often, real_data, tmp_path, tmp_path_factory
+):
+    small = "--num_filters=2 --num_classes=2 --meta_batch_size=1 --nolog"
+    arguments = (
+        *OMNIGLOT,
+        *small.split(),
+        "--update_lr=0.4",
+        "--metatrain_iterations=400",
+        f"--data_dir={real_data}",
+        f"--cache_dir={tmp_path_factory.getbasetemp() / 'omniglot_cache'}",
+    )
+    whole, stopped, killed = (tmp_path / n for n in ("whole", "stop", "kill"))
+    assert run(*arguments, f"--logdir={whole}") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 150)
+        assert run(*arguments, f"--logdir={stopped}") == 130
+    there = (*arguments, f"--logdir={killed}")
+    process = subprocess.run([sys.executable, "-c", KILLED, *there])
+    assert process.returncode == -signal.SIGKILL
+    for logdir in (stopped, killed):
+        assert run(*arguments, f"--logdir={logdir}") == 0
+        check_same(logdir, result(whole))
 
 
 @pytest.mark.parametrize("cut", ["2", "200", "200,0.5", "200,1.2e-"])

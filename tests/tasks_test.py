@@ -306,7 +306,8 @@ def test_task_list_is_longer_without_change():
 
 
 def cached(folder, **changes):
-    return tasks.cached_task_list(folder, **{**ARGUMENTS, **changes})
+    drawing = {**ARGUMENTS, **changes}.values()
+    return tasks.cached_task_list(folder, *drawing)
 
 
 CHANGES = [
