@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import checkpoints, files
-from maml_tf.evaluation import AdaptationCurve, scorer
+from maml_tf.evaluation import AdaptationCurve
 
 
 class IterationCallback(keras.callbacks.Callback):
@@ -127,48 +127,57 @@ class TrainingLog(IterationCallback):
             print_line(self.line(iteration, means))
 
 
-class Validation(IterationCallback):
-    """Scores one validation meta-batch at regular intervals.
+class Curve(IterationCallback):
+    """Scores one meta-batch after every inner step, at regular intervals.
 
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
       writer: a `tf.summary` writer, or `None`.
-      sampler: validation meta-batch t is `sampler(t)`; the one scored at
-        iteration i is t = i / interval.
-      metric: see `evaluation.adaptation_curve`.
-      name: of the metric.
+      score: maps the iteration to metrics by name, each `[B, U + 1]`, see
+        `evaluation.scorer`.
+      prefix: of the names in TensorBoard.
       interval: in iterations.
     """
 
-    def __init__(self, start, table, writer, sampler, metric, name, interval):
+    def __init__(self, start, table, writer, score, prefix, interval):
         super().__init__(start)
         self.table = table
         self.writer = writer
-        self.sampler = sampler
-        self.metric = metric
-        self.name = name
+        self.score = score
+        self.prefix = prefix
         self.interval = interval
 
-    def on_train_begin(self, logs=None):
-        """Makes the scoring function, once for all validations."""
-        self.score = scorer(self.model, self.metric)
-
     def on_iteration(self, iteration):
-        """Prints the original's line: pre-update, post-update."""
-        if iteration % self.interval:
-            return
-        t = tf.constant(iteration // self.interval, tf.int64)
-        mean = AdaptationCurve(self.score(*self.sampler(t)).numpy()).mean
-        row = {f"{self.name}_{u}": float(m) for u, m in enumerate(mean)}
+        """Writes the means over tasks."""
+        if iteration % self.interval == 0:
+            means = {
+                name: AdaptationCurve(values.numpy()).mean
+                for name, values in self.score(iteration).items()
+            }
+            self.write(iteration, means)
+
+    def write(self, iteration, means):
+        """Writes a row of the table, and TensorBoard scalars."""
+        row = {
+            f"{name}_{u}": float(value)
+            for name, curve in means.items()
+            for u, value in enumerate(curve)
+        }
         self.table.append(iteration, row)
-        write_scalars(
-            self.writer,
-            iteration,
-            {f"validation_{k}": v for k, v in row.items()},
-        )
-        trained = mean[self.model.inner_steps]
-        print_line(f"Validation results: {mean[0]}, {trained}")
+        scalars = {f"{self.prefix}{name}": value for name, value in row.items()}
+        write_scalars(self.writer, iteration, scalars)
+
+
+class Validation(Curve):
+    """A `Curve` of held-out tasks that prints the original's line."""
+
+    def write(self, iteration, means):
+        """Prints the last metric: pre-update, post-update."""
+        super().write(iteration, means)
+        *_, score = means.values()
+        after = score[self.model.inner_steps]
+        print_line(f"Validation results: {score[0]}, {after}")
 
 
 class Saver(IterationCallback):

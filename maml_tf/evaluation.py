@@ -2,10 +2,13 @@
 
 import csv
 import pickle
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from maml_tf.losses import TaskLoss
 
 
 class AdaptationCurve(NamedTuple):
@@ -35,7 +38,9 @@ class AdaptationCurve(NamedTuple):
         return 1.96 * self.std / np.sqrt(len(self.values))
 
 
-def adaptation_curve(learner, data: tf.data.Dataset, metric) -> AdaptationCurve:
+def adaptation_curve(
+    learner, data: tf.data.Dataset, metric: TaskLoss
+) -> AdaptationCurve:
     """Scores a meta-learner on every task of a finite data set.
 
     Tasks do not interact, so how they are batched changes nothing.
@@ -45,26 +50,33 @@ def adaptation_curve(learner, data: tf.data.Dataset, metric) -> AdaptationCurve:
       data: elements `((support_x, support_y, query_x), query_y)`.
       metric: maps (targets, predictions) to a number for each task, `[B]`.
     """
-    score = scorer(learner, metric)
-    return AdaptationCurve(np.concatenate([score(x, y) for x, y in data]))
+    score = scorer(learner, {"score": metric})
+    values = [score(x, y)["score"] for x, y in data]
+    return AdaptationCurve(np.concatenate(values))
 
 
-def scorer(learner, metric):
+def scorer(learner, metrics: Mapping[str, TaskLoss]) -> Callable:
     """Returns the compiled function that scores one meta-batch.
 
-    Its values are those of `AdaptationCurve`, `[B, U + 1]`. Keep it where
-    meta-batches come one by one: making it anew traces the graph anew.
+    It maps the data set's `(x, y)` to the values of each metric by name, laid
+    out as in `AdaptationCurve`: `[B, U + 1]`. Keep it where meta-batches come
+    one by one: making it anew traces the graph anew.
 
     Args:
       learner: see `adaptation_curve`.
-      metric: see `adaptation_curve`.
+      metrics: by name, functions as in `adaptation_curve`.
     """
 
     @tf.function
     def score(x, y):
         predictions = learner(x, training=False)
-        after = [metric(y, query) for query in predictions.query[1:]]
-        return tf.stack([metric(x[1], predictions.support), *after], axis=-1)
+
+        def curve(metric):
+            after = [metric(y, query) for query in predictions.query[1:]]
+            before = metric(x[1], predictions.support)
+            return tf.stack([before, *after], axis=-1)
+
+        return {name: curve(metric) for name, metric in metrics.items()}
 
     return score
 

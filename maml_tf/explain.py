@@ -4,9 +4,10 @@ import keras
 
 from maml_tf import models
 from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.engines import Choice
 
 
-def header(config: Config, network: keras.Model, engine: str) -> str:
+def header(config: Config, network: keras.Model, engine: Choice) -> str:
     """Returns five lines that open a run."""
     before, meta = config.phases
     order = "first order" if config.first_order else "second order"
@@ -16,7 +17,7 @@ def header(config: Config, network: keras.Model, engine: str) -> str:
             f"network    {network.name}, {network.count_params():,} parameters"
             f", normalisation {config.norm}",
             f"inner loop {config.inner_steps} step(s) of α = {config.inner_lr},"
-            f" {order}, tasks {engine}",
+            f" {order}, tasks {engine.engine} ({engine.reason})",
             f"outer loop {before} pretraining and {meta} meta-iterations of"
             f" {config.meta_batch_size} tasks, Adam {config.meta_lr}",
             f"folder     {config.folder}",
@@ -24,7 +25,7 @@ def header(config: Config, network: keras.Model, engine: str) -> str:
     )
 
 
-def explain(config: Config, network: keras.Model, engine: str) -> str:
+def explain(config: Config, network: keras.Model, engine: Choice) -> str:
     """Returns what the flags mean, one fact a line."""
     adapted = sum(v.shape.num_elements() for v in models.fast_weights(network))
     return "\n".join(

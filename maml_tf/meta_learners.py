@@ -6,11 +6,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import functional, stacked
+from maml_tf import engines, functional, stacked
 from maml_tf.adaptation import adapt
 from maml_tf.losses import TaskLoss
-
-ENGINES = ("auto", "stacked", "looped")
 
 
 class Predictions(NamedTuple):
@@ -19,8 +17,8 @@ class Predictions(NamedTuple):
     Attributes:
       support: predictions for the support set before adaptation, at θ:
         `[B, S, outputs]`.
-      query: predictions for the query set at φ₀ = θ, φ₁, …, φ_U: U + 1 tensors
-        `[B, T, outputs]`.
+      query: predictions for the query set, `[B, T, outputs]` each: at
+        φ₀ = θ, φ₁, …, φ_U, or in training at φ_U alone.
     """
 
     support: tf.Tensor
@@ -41,7 +39,8 @@ class MAML(keras.Model):
     Source: Finn et al. 2017, Algorithm 1 (arXiv 1703.03400).
 
     Args:
-      network: a built Keras model, f_θ. It is always run in training mode.
+      network: a built Keras model, f_θ. It is always run in training mode,
+        with dropout and batch statistics.
       inner_loss: maps (targets, predictions) `[B, S, …]` to task losses `[B]`,
         see `maml_tf.losses`. Losses of single examples are averaged.
       inner_lr: α.
@@ -53,10 +52,13 @@ class MAML(keras.Model):
         trainable ones. `models.fast_weights(network)` is the originals'
         choice.
       task_metrics: by name, functions like `inner_loss` that are tracked
-        before adaptation, on the support set (`pre_NAME`), and after each
-        inner step, on the query set (`post_NAME_1`, …).
-      engine: "stacked" runs all tasks at once, "looped" one after another;
-        "auto" stacks if every layer of the network can be.
+        before adaptation, on the support set (`pre_NAME`), and after the last
+        inner step, on the query set (`post_NAME`).
+      engine: "stacked" runs all tasks at once, "looped" one after another,
+        "auto" chooses, see `maml_tf.engines`. The looped engine trains on a
+        loss that is a mean over tasks.
+      seed: of random layers. What they draw is a function of the seed, the
+        number of the update and the task.
 
     Raises:
       ValueError: if an argument is out of range, or the network cannot run in
@@ -75,70 +77,168 @@ class MAML(keras.Model):
         adapted: Sequence[keras.Variable] | None = None,
         task_metrics: Mapping[str, TaskLoss] | None = None,
         engine: str = "auto",
+        seed: int = 0,
         name: str | None = None,
     ):
         super().__init__(name=name)
         _at_least_zero(inner_steps, test_inner_steps)
         self.network = network
+        self.inner_loss = inner_loss
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.test_inner_steps = (
             inner_steps if test_inner_steps is None else test_inner_steps
         )
         self.first_order = first_order
+        self.seed = seed
         self.adapted = list(
             network.trainable_variables if adapted is None else adapted
         )
-        self.engine = _choose_engine(engine, network)
-        in_engine = {
-            "stacked": stacked.many_tasks,
-            "looped": functional.one_task,
-        }[self.engine]
-        self.apply_fn = in_engine(network, self.adapted)
-        # A single task, in the looped engine, has no task axis.
-        self.inner_loss = _per_task(inner_loss, int(self.engine == "stacked"))
+        self._engine = engines.choose(engine, network)
+        self._engines = {}
         self.task_metrics = dict(task_metrics or {})
         self.trackers = {
             name: keras.metrics.Mean(name=name)
-            for name in self._tracker_names()
+            for metric in self.task_metrics
+            for name in (f"pre_{metric}", f"post_{metric}")
         }
         self.built = True
 
+    def engine_for(self, inputs) -> engines.Choice:
+        """Returns the engine for `(support_x, support_y, query_x)`."""
+        if self._engine is not None:
+            return self._engine
+        support_x, _, query_x = inputs
+        shapes = tuple(support_x.shape), tuple(query_x.shape)
+        if shapes not in self._engines:
+            self._engines[shapes] = engines.choose_by_size(
+                self.network,
+                self.adapted,
+                support_x,
+                query_x,
+                inner_steps=self.inner_steps,
+                first_order=self.first_order,
+            )
+        return self._engines[shapes]
+
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
-        steps = self.inner_steps if training else self.test_inner_steps
-        theta = [variable.value for variable in self.adapted]
-        if self.engine == "looped":
-            return tf.map_fn(
-                lambda task: self.predict_tasks(theta, *task, steps),
-                inputs,
-                fn_output_signature=self._signature(inputs, steps),
-            )
-        theta = stacked.stack(theta, _tasks(inputs))
-        return self.predict_tasks(theta, *inputs, steps)
+        seeds = self._seeds(inputs, training)
+        if self.engine_for(inputs).engine == "stacked":
+            return self._all_at_once(inputs, seeds[0], training)
+        signature = self._signature(inputs, training)
+        return tf.map_fn(
+            lambda task: self._one_task(*task, training),
+            (inputs, seeds),
+            fn_output_signature=signature,
+        )
 
-    def predict_tasks(
-        self, theta, support_x, support_y, query_x, steps
-    ) -> Predictions:
+    def train_step(self, data):
+        """Makes one meta-update and returns the metrics."""
+        data = [part for part in data if part is not None]
+        data = _map(tf.convert_to_tensor, tuple(data))
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        seeds = self._seeds(x, training=True)
+        if self.engine_for(x).engine == "stacked":
+            result = self._meta_gradient(data, self._all_at_once, seeds[0])
+        else:
+            result = self._task_by_task(data, seeds)
+        (loss, gradients), predictions = result
+        self._loss_tracker.update_state(loss)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.compute_metrics(x, y, predictions, weight)
+
+    def _meta_gradient(self, data, predict, seed):
+        """Returns loss and meta-gradient, and the predictions."""
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        variables = [variable.value for variable in self.trainable_variables]
+        with tf.GradientTape() as tape:
+            predictions = predict(x, seed, training=True)
+            loss = self.compute_loss(x, y, predictions, weight)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            scaled, variables, unconnected_gradients="zero"
+        )
+        return (loss, [tf.convert_to_tensor(g) for g in gradients]), predictions
+
+    def _task_by_task(self, data, seeds):
+        """Returns what `_meta_gradient` returns, differentiating in a loop.
+
+        The gradient of each task is taken inside the loop's body, so that
+        memory holds one task's intermediate results.
+        """
+        tasks = _tasks(data)
+
+        def predict(x, seed, training):
+            predictions = self._one_task(_map(_first, x), seed, training)
+            return _map(_alone, predictions)
+
+        def body(task, sums, stored):
+            one = _map(lambda part: _alone(part[task]), data)
+            terms, predictions = self._meta_gradient(one, predict, seeds[task])
+            sums = _map(tf.add, sums, terms)
+            stored = _map(lambda s, p: s.write(task, p[0]), stored, predictions)
+            return task + 1, sums, stored
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
+        stored = _map(
+            lambda spec: tf.TensorArray(
+                spec.dtype, tasks, element_shape=spec.shape
+            ),
+            self._signature(data[0], training=True),
+        )
+        _, sums, stored = tf.while_loop(
+            lambda task, *_: task < tasks,
+            body,
+            (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
+            maximum_iterations=tasks,
+        )
+        means = _map(lambda total: total / tf.cast(tasks, total.dtype), sums)
+        return means, _map(lambda s: s.stack(), stored)
+
+    def _all_at_once(self, inputs, seed, training) -> Predictions:
+        apply_fn = stacked.many_tasks(self.network, self.adapted, seed)
+        theta = [variable.value for variable in self.adapted]
+        theta = stacked.stack(theta, _tasks(inputs))
+        return self._predict(apply_fn, 1, theta, inputs, training)
+
+    def _one_task(self, inputs, seed, training) -> Predictions:
+        """Returns predictions for inputs without a task axis, without one."""
+        apply_fn = functional.one_task(self.network, self.adapted, seed)
+        theta = [variable.value for variable in self.adapted]
+        return self._predict(apply_fn, 0, theta, inputs, training)
+
+    def _predict(self, apply_fn, task_axes, theta, inputs, training):
         """Adapts θ to the support set, predicts the query along the way."""
+        support_x, support_y, query_x = inputs
         adaptation = adapt(
-            self.apply_fn,
-            self.inner_loss,
+            apply_fn,
+            _per_task(self.inner_loss, task_axes),
             theta,
             support_x,
             support_y,
             inner_lr=self.inner_lr,
-            inner_steps=steps,
+            inner_steps=self._steps(training),
             first_order=self.first_order,
         )
-        before = adaptation.support or (self.apply_fn(theta, support_x),)
-        query = tuple(self.apply_fn(phi, query_x) for phi in adaptation.phi)
-        return Predictions(before[0], query)
+        before = adaptation.support or (apply_fn(theta, support_x),)
+        phi = adaptation.phi[-1:] if training else adaptation.phi
+        return Predictions(before[0], tuple(apply_fn(p, query_x) for p in phi))
+
+    def _steps(self, training):
+        return self.inner_steps if training else self.test_inner_steps
+
+    def _seeds(self, inputs, training):
+        """Returns a seed for each task `[B, 2]`, others in every update."""
+        compiled = training and self.optimizer is not None
+        update = self.optimizer.iterations if compiled else -1
+        seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
+        return tf.random.split(tf.stack(seed), _tasks(inputs))
 
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""
         del x
-        return y, predictions.query[self.inner_steps]
+        return y, self._after(predictions)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -151,10 +251,9 @@ class MAML(keras.Model):
         """Updates the task metrics and the compiled metrics."""
         for name, metric in self.task_metrics.items():
             before = metric(x[1], y_pred.support)
+            after = metric(y, self._after(y_pred))
             self.trackers[f"pre_{name}"].update_state(before)
-            for step in range(1, self.inner_steps + 1):
-                after = metric(y, y_pred.query[step])
-                self.trackers[f"post_{name}_{step}"].update_state(after)
+            self.trackers[f"post_{name}"].update_state(after)
         y, y_pred = self.objective(x, y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
@@ -162,24 +261,19 @@ class MAML(keras.Model):
         """Returns the query predictions after the last inner step."""
         return super().predict_step(data).query[-1]
 
-    def _tracker_names(self):
-        stages = [("pre", "")]
-        stages += [("post", f"_{u + 1}") for u in range(self.inner_steps)]
-        return [
-            f"{stage}_{metric}{step}"
-            for metric in self.task_metrics
-            for stage, step in stages
-        ]
+    def _after(self, predictions):
+        """Returns the query predictions at φ_U, with U as in training."""
+        return predictions.query[: self.inner_steps + 1][-1]
 
-    def _signature(self, inputs, steps):
+    def _signature(self, inputs, training):
         def like(x):
-            task = x[0]
+            task = keras.KerasTensor(x.shape[1:], x.dtype)
             prediction = self.network.compute_output_spec(task)
             return tf.TensorSpec(prediction.shape, prediction.dtype)
 
         support_x, _, query_x = inputs
-        query = like(query_x)
-        return Predictions(like(support_x), (query,) * (steps + 1))
+        scored = 1 if training else self._steps(training) + 1
+        return Predictions(like(support_x), (like(query_x),) * scored)
 
 
 class JointTraining(MAML):
@@ -200,15 +294,29 @@ class JointTraining(MAML):
         return x[1], predictions.support
 
 
-def _tasks(inputs):
-    support_x = inputs[0]
-    return support_x.shape[0] or tf.shape(support_x)[0]
+_map = tf.nest.map_structure
+
+
+def _first(x):
+    return x[0]
+
+
+def _alone(x):
+    return x[None]
+
+
+def _tasks(data):
+    """Returns the number of tasks, from the first of nested tensors."""
+    first = tf.nest.flatten(data)[0]
+    return first.shape[0] or tf.shape(first)[0]
 
 
 def _per_task(loss_fn, task_axes):
     """Averages losses of single examples, so that one is left for a task."""
 
     def task_loss(y, prediction):
+        if y.dtype.is_floating:
+            y = tf.cast(y, prediction.dtype)
         losses = loss_fn(y, prediction)
         axes = tuple(range(task_axes, len(losses.shape)))
         return tf.reduce_mean(losses, axis=axes)
@@ -223,11 +331,3 @@ def _at_least_zero(inner_steps, test_inner_steps):
     ):
         if steps is not None and steps < 0:
             raise ValueError(f"{name}: expected at least 0, got {steps}.")
-
-
-def _choose_engine(engine, network):
-    if engine not in ENGINES:
-        raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}.")
-    if engine == "auto":
-        return "looped" if stacked.unsupported(network) else "stacked"
-    return engine

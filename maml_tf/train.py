@@ -165,16 +165,17 @@ def train(config: Config) -> str:
     network = build_network(config)
     done = _latest(config)
     learner = build_learner(config, network)
+    engine = learner.engine_for(_inputs_spec(config, network))
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
     os.makedirs(config.folder, exist_ok=True)
     if not config.resume:
         for old in checkpoints.list_checkpoints(config.folder):
             old.path.unlink()
-    explanation = explanations.explain(config, network, learner.engine)
+    explanation = explanations.explain(config, network, engine)
     with files.replacing(os.path.join(config.folder, "config.json")) as file:
         file.write(config.to_json(explanation).encode())
-    print(explanations.header(config, network, learner.engine))
+    print(explanations.header(config, network, engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations
@@ -192,8 +193,20 @@ def train(config: Config) -> str:
 def explain(config: Config) -> str:
     """Returns what a configuration means, see `maml_tf.explain`."""
     network = build_network(config)
-    engine = build_learner(config, network).engine
+    learner = build_learner(config, network)
+    engine = learner.engine_for(_inputs_spec(config, network))
     return explanations.explain(config, network, engine)
+
+
+def _inputs_spec(config, network):
+    """Returns what `(support_x, support_y, query_x)` of training look like."""
+    ways = config.ways if config.is_classification else 1
+
+    def spec(examples):
+        shape = config.meta_batch_size, ways * examples
+        return tf.TensorSpec([*shape, *network.input_shape[1:]])
+
+    return spec(config.shots), None, spec(config.queries)
 
 
 def _latest(config):
@@ -217,7 +230,7 @@ def _fit(config, learner, training, validation, phase, start, end):
             verbose=1 if sys.stdout.isatty() else 0,
             callbacks=[
                 callbacks.NonFiniteGuard(start, training),
-                *_logging(config, validation, phase, start),
+                *_logging(config, learner, training, validation, phase, start),
                 callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
                 stop,
             ],
@@ -228,37 +241,49 @@ def _fit(config, learner, training, validation, phase, start, end):
         raise KeyboardInterrupt(stop.received.name)
 
 
-def _logging(config, validation, phase, start):
+def _logging(config, learner, training, validation, phase, start):
     writer = None
     if config.log:
         writer = tf.summary.create_file_writer(config.folder)
-    *_, (name, metric) = task_metrics(config).items()
+    score = evaluation.scorer(learner, task_metrics(config))
 
     def table(name):
         return callbacks.Table(os.path.join(config.folder, name), start)
+
+    def scored(sampler, interval=1):
+        return lambda i: score(*sampler(tf.constant(i // interval, tf.int64)))
 
     yield callbacks.TrainingLog(
         start,
         table("training.csv"),
         writer,
-        _original_line(config, phase, name),
+        _original_line(config, phase),
         window=WINDOW,
         print_interval=100 if config.is_classification else 1000,
+    )
+    interval = 500 if config.is_classification else 1000
+    yield callbacks.Curve(
+        start,
+        table("training_curve.csv"),
+        writer,
+        scored(training),
+        "training_",
+        interval,
     )
     if validation is not None:
         yield callbacks.Validation(
             start,
             table("validation.csv"),
             writer,
-            validation,
-            metric,
-            name,
-            interval=500,
+            scored(validation, interval),
+            "validation_",
+            interval,
         )
 
 
-def _original_line(config, phase, metric) -> Callable:
-    before, after = f"pre_{metric}", f"post_{metric}_{config.inner_steps}"
+def _original_line(config, phase) -> Callable:
+    *_, metric = task_metrics(config)
+    before, after = f"pre_{metric}", f"post_{metric}"
     pretrained = config.phases[0]
 
     def line(iteration, means):

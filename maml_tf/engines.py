@@ -1,0 +1,105 @@
+"""Which engine runs a meta-batch: all tasks at once, or one after another.
+
+Both compute the same. *Stacked* keeps what the meta-gradient needs of all
+tasks, and is faster while that is small; *looped* keeps that of one task, and
+runs any Keras model.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from maml_tf import functional, stacked
+
+ENGINES = ("auto", "stacked", "looped")
+
+STACKED_BYTES = 3e9
+"""The largest estimate, in bytes, at which tasks are stacked."""
+
+# What a pass through the network keeps, as a multiple of the forward pass: a
+# support pass is differentiated twice, a query pass once.
+SUPPORT_PASSES, QUERY_PASSES = 4, 2
+
+# Operations whose result shares memory with their input, or is a weight.
+_WITHOUT_MEMORY = {"Const", "Identity", "Placeholder", "Reshape"}
+
+
+class Choice(NamedTuple):
+    """An engine, and the reason for it in words."""
+
+    engine: str
+    reason: str
+
+
+def choose(engine: str, network: keras.Model) -> Choice | None:
+    """Returns the engine of a network, or `None` if the sizes decide.
+
+    Raises:
+      ValueError: if there is no such engine, the network is not built, or
+        cannot run in it.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}.")
+    functional.require_built(network)
+    reasons = stacked.unsupported(network)
+    if engine == "stacked" and reasons:
+        raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")
+    if engine != "auto":
+        return Choice(engine, "as asked for")
+    return Choice("looped", "; ".join(reasons)) if reasons else None
+
+
+def choose_by_size(
+    network: keras.Model,
+    variables,
+    support_x,
+    query_x,
+    *,
+    inner_steps: int,
+    first_order: bool,
+) -> Choice:
+    """Returns the engine for a network that can be stacked.
+
+    The estimate is B · (4 U s + 2 q) bytes, where s and q are what one task's
+    support and query pass compute. A first-order inner loop keeps one pass of
+    the U.
+
+    Args:
+      network: a network that can be stacked.
+      variables: those that the inner loop adapts.
+      support_x: inputs `[B, S, …]`.
+      query_x: inputs `[B, T, …]`.
+      inner_steps: U.
+      first_order: whether inner gradients are constants.
+    """
+    apply_fn = stacked.many_tasks(network, variables, tf.zeros([2], tf.int64))
+    support, query = (
+        _pass_bytes(apply_fn, variables, x) for x in (support_x, query_x)
+    )
+    tasks = support_x.shape[0]
+    if None in (support, query, tasks):
+        return Choice("stacked", "sizes are not known")
+    passes = SUPPORT_PASSES * (
+        min(inner_steps, 1) if first_order else inner_steps
+    )
+    needed = tasks * (passes * support + QUERY_PASSES * query)
+    name = "stacked" if needed <= STACKED_BYTES else "looped"
+    return Choice(name, f"stacking takes about {needed / 1e6:,.2f} MB")
+
+
+def _pass_bytes(apply_fn, variables, x):
+    """Returns the bytes of the floats that one task's pass computes."""
+    like = [tf.TensorSpec([1, *v.shape], v.dtype) for v in variables]
+    task = tf.TensorSpec([1, *x.shape[1:]], x.dtype)
+    function = tf.function(apply_fn, autograph=False)
+    graph = function.get_concrete_function(like, task).graph
+    sizes = [
+        (output.shape.num_elements(), output.dtype.size)
+        for operation in graph.get_operations()
+        for output in operation.outputs
+        if operation.type not in _WITHOUT_MEMORY and output.dtype.is_floating
+    ]
+    if any(count is None for count, _ in sizes):
+        return None
+    return sum(count * size for count, size in sizes)
