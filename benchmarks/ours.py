@@ -6,8 +6,6 @@ import tensorflow as tf
 import maml_tf
 from maml_tf import losses, models
 
-VARIANTS = ("",)
-
 
 class Peer:
     """`maml_tf.MAML` and its compiled training step."""

@@ -3,8 +3,6 @@
 import tensorflow as tf
 from workloads import EPSILON, Task
 
-VARIANTS = ("",)
-
 
 class Peer:
     """One task a time in a graph, B of them in parallel."""

@@ -3,8 +3,6 @@
 import torch
 from torch_peer import TorchPeer
 
-VARIANTS = ("native", "im2col")
-
 
 class Peer(TorchPeer):
     """The gradient of a mean over mapped tasks."""

@@ -4,8 +4,6 @@ import torch
 from torch_peer import TorchPeer
 from workloads import Task
 
-VARIANTS = ("native", "im2col")
-
 
 class Peer(TorchPeer):
     """Gradients of one task after another, added up."""

@@ -70,6 +70,8 @@ def adapt(
             predictions.append(apply_fn(phi, support_x))
             loss = tf.reduce_sum(loss_fn(support_y, predictions[-1]))
         gradients = tape.gradient(loss, phi, unconnected_gradients="zero")
+        # The gradient of an embedding is sparse.
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
         step = [p - inner_lr * g for p, g in zip(phi, gradients, strict=True)]

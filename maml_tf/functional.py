@@ -139,7 +139,8 @@ def one_task(
     require_built(model)
     calls = itertools.count()
     generators = [v for v in model.variables if "seed_generator" in v.path]
-    # What these become may be dropped: no call reads what another one wrote.
+    # A moving average's update may be lost. A generator's may not, without a
+    # seed, nor that of a state which is not among the model's variables.
     free = {id(v) for v in model.variables}
     if seed is None:
         free -= {id(v) for v in generators}

@@ -20,15 +20,12 @@ LAYERS = {
         "BatchStatisticsNorm": lambda x: models.BatchStatisticsNorm()(x),
         "ExampleNorm": lambda x: models.ExampleNorm()(x),
         "Dropout": lambda x: layers.Dropout(0.5)(x),
-        "GaussianNoise": lambda x: layers.GaussianNoise(0.5)(x),
         "relu": lambda x: ops.relu(x),
         "gelu": lambda x: ops.gelu(x),
         "swish": lambda x: ops.silu(x),
         "elu": lambda x: ops.elu(x),
         "softplus": lambda x: ops.softplus(x),
-        "Add": lambda x: layers.Add()([x, layers.Dense(6)(x)]),
-        "Concatenate": lambda x: layers.Concatenate()([x, layers.Dense(6)(x)]),
-        "Multiply": lambda x: layers.Multiply()([x, layers.Dense(6)(x)]),
+        "Add, Multiply and Concatenate": lambda x: joined(x, ops.sin(x)),
         "a shared layer": lambda x: twice(layers.Dense(6, "tanh"), x),
         "shared dropout": lambda x: twice(layers.Dropout(0.5), x),
     },
@@ -60,7 +57,6 @@ LAYERS = {
         "MaxPool2x2, ties": lambda x: models.MaxPool2x2()(ops.relu(x)),
         "AveragePooling2D": lambda x: layers.AveragePooling2D(2)(x),
         "GlobalAveragePooling2D": lambda x: layers.GlobalAveragePooling2D()(x),
-        "GlobalMaxPooling2D": lambda x: layers.GlobalMaxPooling2D()(x),
         "Conv2D, strided": lambda x: layers.Conv2D(2, 3, 2, "same")(x),
         "Conv2D, dilated": lambda x: layers.Conv2D(2, 2, dilation_rate=2)(x),
         "Conv2D, grouped": lambda x: layers.Conv2D(2, 2, groups=2)(x),
@@ -90,6 +86,12 @@ IN_MODES = [
 
 def twice(layer, x):
     return layer(layer(x))
+
+
+def joined(x, y):
+    return layers.Concatenate()(
+        [layers.Add()([x, y]), layers.Multiply()([x, y])]
+    )
 
 
 def network(name):

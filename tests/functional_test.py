@@ -147,16 +147,32 @@ def test_second_derivative_of_resize(method, mode):
     np.testing.assert_allclose(second(x), expected, 1e-5)
 
 
-# What `functional.resize` is for. If this fails, it can go.
-def test_resize_of_tensorflow_drops_its_second_derivative():
+def squared_gradients(enlarge):
+    """Returns the gradient of Σ (A x)² at x = 1, and H 1 for its Hessian H.
+
+    Both are 2 Aᵀ A 1.
+    """
     x = tf.ones([1, 2, 2, 1])
     with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as inner:
             inner.watch(x)
-            squares = tf.reduce_sum(tf.image.resize(x, (3, 3)) ** 2)
+            squares = tf.reduce_sum(enlarge(x) ** 2)
         gradient = inner.gradient(squares, x)
-    assert outer.gradient(gradient, x) is None
+    return gradient, outer.gradient(gradient, x)
+
+
+# What `functional.resize` is for. If this fails, it can go.
+def test_keras_drops_the_second_derivative_of_resizing():
+    enlarge = layers.UpSampling2D(interpolation="bilinear")
+    assert squared_gradients(enlarge)[1] is None
+
+
+def test_second_derivative_of_resizing_layers():
+    enlarge = layers.UpSampling2D(interpolation="bilinear")
+    with functional.exact_operations():
+        gradient, product = squared_gradients(enlarge)
+    np.testing.assert_allclose(product, gradient, 1e-6)
 
 
 def test_layers_use_exact_operations():

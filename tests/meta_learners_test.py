@@ -265,7 +265,7 @@ def test_estimate_counts_bytes(first_order, steps, float64):
         inner_steps=10,
         first_order=first_order,
     )
-    needed = 3 * 8 * 8 * (4 * steps * 4 + 2 * 6)
+    needed = 3 * 8 * 8 * (steps * 4 + 6)
     assert choice.engine == "stacked"
     assert f"{needed / 1e6:,.2f} MB" in choice.reason
 

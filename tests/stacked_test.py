@@ -325,6 +325,25 @@ def test_embedding_is_a_product_with_one_hot_vectors(adapted, float64):
             assert_close(actual[key], arrays)
 
 
+@pytest.mark.parametrize(
+    "name", ["dense_on_image", "depthwise", "group_norm", "several_inputs"]
+)
+def test_tasks_and_examples_may_be_unknown(name):
+    model = build(name)
+    variables = model.trainable_variables
+    apply_fn = stacked.many_tasks(model, variables)
+    x = draw(np.random.default_rng(0), TASKS, EXAMPLES, *model.input_shape[1:])
+    arguments = stacked.stack([v.value for v in variables], TASKS), x
+    unknown = (
+        [tf.TensorSpec([None, *v.shape]) for v in variables],
+        tf.TensorSpec([None, None, *x.shape[2:]], x.dtype),
+    )
+    in_graph = tf.function(apply_fn, input_signature=unknown)
+    np.testing.assert_allclose(
+        in_graph(*arguments), apply_fn(*arguments), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_layers_use_exact_operations():
     # The window's inputs agree in their first 16 bits, which is all that
     # XLA's own operation compares. The second one wins, with u = 6.
@@ -391,6 +410,10 @@ def built(model):
         (
             lambda: sequential(layers.Masking(name="strange")),
             r"strange \(Masking\) has no stacked rule",
+        ),
+        (
+            lambda: sequential(sequential(layers.Masking(name="inner"))),
+            r"inner \(Masking\) has no stacked rule",
         ),
         (
             lambda: sequential(layers.Conv2D(2, 3, groups=2)),
@@ -561,10 +584,17 @@ def test_random_layers_draw_apart():
     assert abs((drawn(model, (1, 2)) > 0).mean() - 0.25) < 0.03
 
 
-def test_random_layers_need_a_seed():
-    model = keras.Sequential(
-        [keras.Input(VECTOR), layers.Dropout(0.5, name="lucky")]
-    )
+@pytest.mark.parametrize("depth", [0, 1])
+def test_random_layers_need_a_seed(depth):
+    model = sequential(layers.Dropout(0.5, name="lucky"))
+    for _ in range(depth):
+        model = sequential(model)
     assert stacked.unsupported(model) == []
     with pytest.raises(ValueError, match="lucky.*seed"):
         stacked.many_tasks(model, [])
+
+
+def test_layers_that_drop_nothing_need_no_seed():
+    model = sequential(layers.Dropout(0.0), layers.GaussianDropout(0.0))
+    x = tf.ones([1, 1, *IMAGE])
+    np.testing.assert_array_equal(stacked.many_tasks(model, [])([], x), x)
