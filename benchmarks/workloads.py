@@ -204,12 +204,12 @@ def _images(workload, rng):
     return *draw(workload.shots), *draw(workload.queries)
 
 
-def mlp(hidden: int = 40) -> Network:
+def mlp() -> Network:
     """Returns the sinusoid's network, 1 → 40 → 40 → 1."""
     return Network(
         builder=("sinusoid_mlp", {}),
         input_shape=(1,),
-        kernels=((1, hidden), (hidden, hidden), (hidden, 1)),
+        kernels=((1, 40), (40, 40), (40, 1)),
         positions=(1, 1, 1),
     )
 

@@ -97,23 +97,6 @@ class ExampleNorm(layers.Layer):
         return {**super().get_config(), **own}
 
 
-@keras.saving.register_keras_serializable("maml_tf")
-class MaxPool2x2(layers.Layer):
-    """Max-pooling over 2×2 windows with stride 2, without padding.
-
-    An odd last row or column is dropped (VALID). Written as a maximum over
-    reshaped axes, it has exact second derivatives under XLA too, where the
-    pooling operation picks winners from inputs rounded to 16 bits.
-    """
-
-    def call(self, x):
-        height, width, channels = x.shape[1:]
-        height, width = height // 2, width // 2
-        x = x[:, : 2 * height, : 2 * width, :]
-        windows = ops.reshape(x, (-1, height, 2, width, 2, channels))
-        return ops.max(windows, axis=(2, 4))
-
-
 def fast_weights(model: keras.Model) -> list[keras.Variable]:
     """Returns the weights that cbfinn/maml adapts in the inner loop.
 
@@ -231,7 +214,7 @@ def _conv_blocks(filters, norms, max_pool):
         yield from norms()
         yield layers.ReLU()
         if max_pool:
-            yield MaxPool2x2()
+            yield layers.MaxPooling2D()
 
 
 def _norms(name, gradient):

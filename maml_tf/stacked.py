@@ -269,7 +269,6 @@ def _title(layer):
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.MaxPooling3D,
-    models.MaxPool2x2,
     layers.Add,
     layers.Average,
     layers.Concatenate,

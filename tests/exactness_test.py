@@ -53,8 +53,6 @@ LAYERS = {
         )(x),
         # Equal values: exact zeros, where no gradient passes the ReLU.
         "MaxPooling2D, ties": lambda x: layers.MaxPooling2D()(ops.relu(x)),
-        "MaxPool2x2": lambda x: models.MaxPool2x2()(x),
-        "MaxPool2x2, ties": lambda x: models.MaxPool2x2()(ops.relu(x)),
         "AveragePooling2D": lambda x: layers.AveragePooling2D(2)(x),
         "GlobalAveragePooling2D": lambda x: layers.GlobalAveragePooling2D()(x),
         "Conv2D, strided": lambda x: layers.Conv2D(2, 3, 2, "same")(x),

@@ -137,13 +137,6 @@ def test_config_names_the_same_gradients():
     assert config.NORM_GRADIENTS == models.NORM_GRADIENTS
 
 
-@pytest.mark.parametrize("size", [(6, 4), (7, 5), (2, 3)])
-def test_max_pool_is_the_ordinary_one(size):
-    x = np.random.default_rng(0).normal(size=(3, *size, 2))
-    expected = keras.layers.MaxPooling2D()(x)
-    np.testing.assert_array_equal(models.MaxPool2x2()(x), expected)
-
-
 @pytest.mark.parametrize("norm", config.NORMS)
 def test_saved_model_is_the_same(norm, tmp_path):
     model = models.omniglot_conv(5, 4, norm, max_pool=True)

@@ -162,7 +162,6 @@ NETWORKS = {
         lambda: layers.UpSampling3D(2),
         lambda: layers.Cropping3D(1),
     ),
-    "max_pool_2x2": after_conv(models.MaxPool2x2),
     "max_pool": after_conv(
         lambda: layers.MaxPooling2D(2, 1), layers.GlobalMaxPooling2D
     ),

@@ -1,0 +1,119 @@
+"""Times whole training runs against the bare training step, interleaved.
+
+    python benchmarks/loop.py --data_dir=data
+
+A run is what `maml-tf` does: data pipeline, metrics, logs and all callbacks.
+The bare step is that of `compare.py`. In every round both work, one after
+the other, each in a process of its own. Tracing, and the checkpoint at the
+end, are not counted. Mini-ImageNet is left out until its images can be read.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+import time
+from statistics import median
+
+from absl import app, flags
+from report import Result, ratios
+from workers import IMPLEMENTATIONS, Worker, timer
+from workloads import WORKLOADS
+
+WARM_UP = 100
+"""Iterations before the clock starts, a window of the training log."""
+
+RUNS = {
+    "sinusoid10": {"shots": 10, "inner_lr": 0.01, "norm": "None"},
+    "omniglot5": {
+        "datasource": "omniglot",
+        "meta_batch_size": 32,
+        "shots": 1,
+        "inner_lr": 0.4,
+    },
+}
+"""The settings of each workload's run, fields of `maml_tf.config.Config`."""
+
+ITERATIONS = {"sinusoid10": 5_000, "omniglot5": 100}
+"""Timed in each round; whole hundreds, which the sinusoid does in one call."""
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_enum("workload", list(RUNS), list(RUNS), "What to run.")
+flags.DEFINE_integer("rounds", 3, "Rounds of timing.", lower_bound=1)
+flags.DEFINE_string("data_dir", "data", "See `maml-tf --help`.")
+flags.DEFINE_string("cache_dir", None, "See `maml-tf --help`.")
+
+
+def main(argv):
+    """Measures one workload after another."""
+    if unknown := argv[1:]:
+        raise app.UsageError(f"Unknown arguments: {' '.join(unknown)}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    folders = {"data_dir": FLAGS.data_dir, "cache_dir": FLAGS.cache_dir}
+    for name in FLAGS.workload:
+        run, step = measure(name, {**RUNS[name], **folders}, FLAGS.rounds)
+        each = ratios(run, step)
+        print(
+            f"{name}: loop {median(run.ms):.3g} ms, "
+            f"bare step {median(step.ms):.3g} ms, "
+            f"loop ÷ bare step {median(each):.3f} "
+            f"({min(each):.3f}–{max(each):.3f})",
+            flush=True,
+        )
+
+
+def measure(name: str, settings: dict, rounds: int) -> tuple[Result, Result]:
+    """Returns the times of the training run and of the bare step."""
+    workload, iterations = WORKLOADS[name], ITERATIONS[name]
+    run, step = Result("loop", "", [], 0, 0), Result("step", "", [], 0, 0)
+    ours = IMPLEMENTATIONS["ours"]
+    with (
+        Worker(f"{name}, loop", run_timer, settings) as loop,
+        Worker(f"{name}, step", timer, ours, "", workload) as bare,
+    ):
+        bare.ask(workload.steps_per_call)
+        for _ in range(rounds):
+            run.ms.append(loop.ask(iterations))
+            step.ms.append(bare.ask(iterations).ms)
+    return run, step
+
+
+def run_timer(settings: dict):
+    """Returns a function from a number of iterations to ms for each.
+
+    It trains from the start, in a folder that is thrown away.
+    """
+    import keras
+    from maml_tf import train
+    from maml_tf.config import Config
+
+    class Clock(keras.callbacks.Callback):
+        """Notes when iterations are done, by their number."""
+
+        def on_train_begin(self, logs=None):
+            self.times = {}
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.times[batch + 1] = time.perf_counter()
+
+    clock, fit = Clock(), keras.Model.fit
+
+    def timed_fit(learner, *args, callbacks, **kwargs):
+        return fit(learner, *args, callbacks=[*callbacks, clock], **kwargs)
+
+    keras.Model.fit = timed_fit
+
+    def milliseconds(iterations):
+        end = WARM_UP + iterations
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            train.train(Config(meta_iterations=end, logdir=folder, **settings))
+        return 1e3 * (clock.times[end] - clock.times[WARM_UP]) / iterations
+
+    return milliseconds
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,184 @@
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def tiny(**changes):
+    import workloads
+
+    settings = {
+        "name": "tiny",
+        "network": workloads.omniglot(ways=2, filters=3),
+        "tasks": 2,
+        "ways": 2,
+        "shots": 1,
+        "queries": 2,
+        "inner_steps": 2,
+        "inner_lr": 0.1,
+    }
+    return workloads.Workload(**{**settings, **changes})
+
+
+def result(implementation, *ms, variant=""):
+    import report
+
+    return report.Result(implementation, variant, list(ms), 1.5, 300.0)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_map_fn_has_our_meta_gradient(float64, first_order):
+    import compare
+    import ours
+    import tensorflow_map_fn
+
+    workload = tiny(first_order=first_order)
+    expected, found = (
+        module.Peer(workload, "float64", "").meta_gradient()
+        for module in (ours, tensorflow_map_fn)
+    )
+    assert compare.relative_error(found, expected) < 1e-12
+
+
+def test_first_order_is_told_from_second(float64):
+    import compare
+    import ours
+
+    second, first = (
+        ours.Peer(tiny(first_order=order), "float64", "").meta_gradient()
+        for order in (False, True)
+    )
+    with pytest.raises(compare.CheckError, match="tiny: meta-gradient off by"):
+        compare.require_equal("tiny", first, second)
+
+
+def test_candidates_are_checked_in_their_own_processes(capfd):
+    import compare
+    import workloads
+
+    workload = tiny(network=workloads.mlp(), ways=1, shots=3, steps_per_call=2)
+    candidates = [("tensorflow_map_fn", "")]
+    assert compare.check(workload, candidates) == candidates
+    assert (
+        "tiny: tensorflow_map_fn: meta-gradient off" in capfd.readouterr().err
+    )
+
+
+def test_gigaflops_count_forward_passes():
+    import workloads
+
+    layers = {"kernels": ((1, 2), (2, 3)), "positions": (1, 1)}
+    network = workloads.Network(("", {}), (1,), **layers)
+    second = tiny(network=network, tasks=1, ways=1, inner_steps=1, queries=1)
+    # The first layer is 4 operations, the second 12; support 9, query 3.
+    assert second.gigaflops() == pytest.approx((4 * 4 + 9 * 12 + 8 + 36) / 1e9)
+    first = tiny(
+        network=network,
+        tasks=1,
+        ways=1,
+        inner_steps=1,
+        queries=1,
+        first_order=True,
+    )
+    assert first.gigaflops() == pytest.approx(2 * (8 + 36) / 1e9)
+
+
+def test_calls_do_every_iteration():
+    assert tiny(steps_per_call=100).calls(250) == [100, 100, 50]
+    assert tiny().calls(2) == [1, 1]
+
+
+def test_split_and_merge_are_inverse():
+    network = tiny().network
+    weights = list(range(len(network.adapted)))
+    fast, slow = network.split(weights)
+    assert slow == [2, 5, 8, 11]
+    assert network.merge(fast, slow) == weights
+
+
+def test_records_compare_with_the_best_peer_round_by_round():
+    import report
+
+    results = [
+        result("ours", 2.0, 4.0, 3.0),
+        result("jax", 4.0, 4.0, 4.0, variant="vmap"),
+        result("jax", 9.0, 9.0, 9.0, variant="scan"),
+        result("torch_loop", 8.0, 8.0, 8.0),
+    ]
+    best = report.best_variants(results)
+    assert [r.name for r in best] == ["ours", "jax (vmap)", "torch_loop"]
+    workload = tiny()
+    ours, jax, _ = report.records(workload, best, [200.0, 200.0, 200.0])
+    assert ours["ratio_to_best_peer"] == 0.75
+    assert jax["ratio_to_best_peer"] == 1.0
+    assert ours["median_ms"] == 3.0
+    peak = 100 * workload.gigaflops() / 3e-3 / 200
+    assert ours["percent_of_peak"] == pytest.approx(peak)
+
+
+def test_table_names_the_best_peer():
+    import report
+
+    results = [result("ours", 2.0, 4.0), result("jax", 4.0, 4.0)]
+    lines = report.table(tiny(), results, [200.0, 200.0]).splitlines()
+    assert lines[1].split()[0] == "implementation"
+    assert lines[2].split()[:3] == ["ours", "3", "2–4"]
+    assert lines[3].split()[3:5] == ["0.75", "0.5–1"]
+    assert lines[-1] == "ours ÷ jax, the best peer: 0.75 (rounds: 0.5 1)"
+
+
+def test_only_ours_has_no_ratio():
+    import report
+
+    (record,) = report.records(tiny(), [result("ours", 1.0)], [100.0])
+    assert record["ratio_to_best_peer"] is None
+
+
+def test_lost_variants_are_closed():
+    import compare
+
+    class Worker:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    def racer(variant, ms):
+        import workers
+
+        sample = workers.Sample(ms, 1.0, 1.0)
+        return compare.Racer(("jax", variant), Worker(), sample)
+
+    fast, slow = racer("vmap", 1.0), racer("scan", 2.5)
+    assert compare.still_in([fast, slow]) == [fast]
+    assert slow.worker.closed and not fast.worker.closed
+
+
+def test_data_is_seeded_and_of_the_workloads_shape():
+    workload = tiny()
+    first, again = workload.data("float32"), workload.data("float32")
+    assert first.support_x.shape == (2, 2, 28, 28, 1)
+    assert first.query_y.tolist() == [[0, 0, 1, 1]] * 2
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert set(np.unique(first.query_x)) == {0.0, 1.0}
+
+
+def test_unknown_workload_lists_the_names():
+    import subprocess
+
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "compare.py", "--workload=x"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "sinusoid10|omniglot5|omniglot20|mini5|mini5_fo" in run.stderr
