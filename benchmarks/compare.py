@@ -64,6 +64,9 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {' '.join(unknown)}")
     _require_libraries(FLAGS.implementation)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # OpenMP's threads spin where they wait. On a busy machine that made
+    # PyTorch twenty times slower and more; this way they sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     collected = []
     for workload in [WORKLOADS[name] for name in FLAGS.workload]:
         candidates = check(workload, _candidates(workload))

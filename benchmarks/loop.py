@@ -84,6 +84,7 @@ def run_timer(settings: dict):
     It trains from the start, in a folder that is thrown away.
     """
     import keras
+
     from maml_tf import train
     from maml_tf.config import Config
 

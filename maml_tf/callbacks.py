@@ -27,11 +27,28 @@ class IterationCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts."""
-        self.on_iteration(self.start + batch + 1)
+        self.on_iteration(self.start + (batch + 1) * self.model.block)
 
     def on_iteration(self, iteration: int):
         """To be overridden."""
         raise NotImplementedError
+
+
+class Progress(IterationCallback):
+    """Shows a bar of iterations, their time and the time left.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      end: the iteration at which it ends.
+    """
+
+    def __init__(self, start, end):
+        super().__init__(start)
+        self.bar = keras.utils.Progbar(end - start, unit_name="iteration")
+
+    def on_iteration(self, iteration):
+        """Moves the bar."""
+        self.bar.update(iteration - self.start)
 
 
 class Table:
@@ -296,6 +313,8 @@ class NonFiniteGuard(IterationCallback):
                         f"Not finite at iteration {t + 1}: first the {name}. "
                         "Lower --update_lr or --meta_lr."
                     )
+            if self.model.block > 1:
+                x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
         return f"Not finite between iterations {self._good} and {iteration}."
 
@@ -307,8 +326,8 @@ def _training_tensors(learner, x, y):
         loss = learner.compute_loss(x, y, predictions)
     yield "inputs", x[0]
     yield "support prediction before adaptation", predictions.support
-    for step, query in enumerate(predictions.query):
-        yield f"query prediction after {step} inner steps", query
+    steps = learner.inner_steps
+    yield f"query prediction after {steps} inner steps", predictions.query[-1]
     yield "loss", loss
     variables = learner.trainable_variables
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")

@@ -78,7 +78,9 @@ def build_learner(
     # The original clips by value where it trains on mini-ImageNet only.
     clip = 10.0 if config.datasource == "miniimagenet" else None
     adam = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8, clipvalue=clip)
-    learner.compile(adam, loss)
+    # Fusing operations pays where they are small.
+    jit_compile = "auto" if config.is_classification else True
+    learner.compile(adam, loss, jit_compile=jit_compile)
     adam.build(learner.trainable_variables)
     return learner
 
@@ -219,20 +221,23 @@ def _latest(config):
 def _fit(config, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
     stop = callbacks.StopOnSignal()
-    learner.steps_per_execution = 1
     if not config.is_classification:
-        learner.steps_per_execution = math.gcd(WINDOW, start, end)
+        learner.block = math.gcd(WINDOW, start, end)
+    data = tasks.meta_batches(training, start).take(end - start)
+    if learner.block > 1:
+        data = data.batch(learner.block)
     try:
         learner.fit(
-            tasks.meta_batches(training, start).take(end - start),
-            steps_per_epoch=end - start,
+            data,
+            steps_per_epoch=(end - start) // learner.block,
             shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 0,
+            verbose=0,
             callbacks=[
                 callbacks.NonFiniteGuard(start, training),
                 *_logging(config, learner, training, validation, phase, start),
                 callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
                 stop,
+                *([callbacks.Progress(start, end)] * sys.stdout.isatty()),
             ],
         )
     finally:

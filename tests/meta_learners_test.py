@@ -165,6 +165,23 @@ def test_fit_decreases_the_loss(problem, kind):
     assert learner.evaluate(data.take(1), verbose=0) < before
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_block_is_one_update_after_another(mode, float64):
+    network, loss, (x, y) = sinusoid()
+    start = network.get_weights()
+    data = tf.data.Dataset.from_tensors((x, y)).repeat(6)
+    results = []
+    for block in (1, 3):
+        network.set_weights(start)
+        learner = learn(MAML, network, loss, mode, block=block)
+        learner.optimizer.learning_rate = 0.01
+        elements = data.batch(3) if block > 1 else data
+        losses = learner.fit(elements, shuffle=False, verbose=0).history
+        results.append([*losses["loss"], *network.get_weights()])
+    assert_close(*results)
+    assert np.abs(results[0][1] - start[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
 def test_predict_returns_the_last_query_predictions(engine):
     network, loss, (x, _) = images()
