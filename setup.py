@@ -30,7 +30,7 @@ setuptools.setup(
     extras_require={
         "benchmarks": ["jax", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["pytest", "ruff"],
+        "test": ["psutil", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["maml-tf = maml_tf.main:run"]},
     classifiers=[

@@ -21,6 +21,12 @@ SINUSOIDS = {
     "sinusoid_oracle": ("oracle", {}),
 }
 
+EARLY = {
+    "maml": "MAML",
+    "legacy_maml": "MAML, `--norm_gradient=legacy`",
+    "fomaml": "first order",
+}
+
 
 def read_curve(path):
     """Returns means and half widths of an evaluation's CSV."""
@@ -54,11 +60,9 @@ def sinusoid_table(shots):
 
 
 def omniglot_table():
-    """Prints and draws the accuracies on the 423 test characters."""
+    """Prints and draws the long runs on the 423 test characters."""
     rows, curves = [], {}
-    for path in sorted((HERE / "omniglot").glob("*maml_seed?_*s.csv")) + sorted(
-        (HERE / "omniglot").glob("*maml_seed?_2000.csv")
-    ):
+    for path in sorted((HERE / "omniglot").glob("*_hours.csv")):
         mean, ci95 = (100 * a for a in read_curve(path))
         curves[path.stem] = mean, ci95
         cells = [f"{mean[u]:.1f} ± {ci95[u]:.1f}" for u in (0, 1, 3, 10)]
@@ -68,6 +72,21 @@ def omniglot_table():
     print_table(["run", *steps], rows)
     path = HERE / "omniglot" / "test.png"
     plots.plot_curves(curves, path, "accuracy on test characters, %")
+
+
+def early_table():
+    """Prints accuracies after 2,000 iterations, by method, over seeds."""
+    rows = []
+    for method, label in EARLY.items():
+        paths = sorted((HERE / "omniglot").glob(f"{method}_seed?_2000.csv"))
+        runs = [read_curve(path) for path in paths]
+        for u in (1, 10):
+            each = [f"{100 * m[u]:.1f} ± {100 * c[u]:.1f}" for m, c in runs]
+            means = np.array([100 * mean[u] for mean, _ in runs])
+            spread = f"{means.mean():.1f}, {means.std(ddof=1):.1f}"
+            rows.append([label, str(u), ", ".join(each), spread])
+    print("\nOmniglot 5-way 1-shot after 2,000 iterations, accuracy in %\n")
+    print_table(["method", "step", "seeds 0, 1, …", "mean, deviation"], rows)
 
 
 def validation_figure():
@@ -85,4 +104,5 @@ if __name__ == "__main__":
     sinusoid_table(5)
     sinusoid_table(10)
     omniglot_table()
+    early_table()
     validation_figure()

@@ -1,7 +1,11 @@
 """Meta-learners: engines, modes of execution, and what they minimise."""
 
+import functools
+import gc
+
 import keras
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -180,6 +184,45 @@ def test_block_is_one_update_after_another(mode, float64):
         results.append([*losses["loss"], *network.get_weights()])
     assert_close(*results)
     assert np.abs(results[0][1] - start[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_nothing_is_traced_again(engine):
+    network, loss, data = sinusoid()
+    calls = []
+
+    def counted(y, prediction):
+        calls.append(prediction.shape)
+        return loss(y, prediction)
+
+    learner = MAML(network, counted, inner_lr=0.1, engine=engine)
+    learner.compile("sgd", loss)
+    repeated = tf.data.Dataset.from_tensors(data).repeat()
+    train = functools.partial(learner.fit, repeated, shuffle=False, verbose=0)
+    train(steps_per_epoch=2)
+    traced = len(calls)
+    assert traced
+    train(steps_per_epoch=20, epochs=2)
+    assert len(calls) == traced
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_memory_does_not_grow(engine):
+    network, loss, data = sinusoid()
+    learner = learn(MAML, network, loss, engine=engine)
+    learner.optimizer.learning_rate = 1e-4
+    repeated = tf.data.Dataset.from_tensors(data).repeat()
+
+    def megabytes_after(iterations):
+        learner.fit(
+            repeated, steps_per_epoch=iterations, shuffle=False, verbose=0
+        )
+        gc.collect()
+        return psutil.Process().memory_info().rss / 1e6
+
+    start = megabytes_after(500)
+    # A leak of one meta-gradient an iteration would be 14 MB.
+    assert megabytes_after(2000) - start < 7
 
 
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
