@@ -95,7 +95,8 @@ def run_timer(settings: dict):
             self.times = {}
 
         def on_train_batch_end(self, batch, logs=None):
-            self.times[batch + 1] = time.perf_counter()
+            iteration = (batch + 1) * self.model.block
+            self.times[iteration] = time.perf_counter()
 
     clock, fit = Clock(), keras.Model.fit
 

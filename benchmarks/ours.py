@@ -24,7 +24,7 @@ class Peer:
     def step(self, iterations):
         """Does meta-iterations, and returns when they are done."""
         for count in self.workload.calls(iterations):
-            self.train(self.batch, tf.constant(count))
+            self.train(self._block(count))
         self.learner.optimizer.iterations.numpy()
 
     def meta_gradient(self):
@@ -39,24 +39,22 @@ class Peer:
         return [b - a for b, a in zip(before, after, strict=True)]
 
     def _compile(self, optimizer):
-        self.learner.compile(optimizer, self.learner.inner_loss)
-        optimizer.build(self.learner.trainable_variables)
-        train_step = tf.function(
-            self.learner.train_step,
-            autograph=False,
-            jit_compile=self.learner.jit_compile,
+        # As `maml_tf.train` does: small updates in compiled blocks.
+        jit_compile = True if self.workload.is_regression else "auto"
+        learner = self.learner
+        learner.compile(optimizer, learner.inner_loss, jit_compile=jit_compile)
+        optimizer.build(learner.trainable_variables)
+        self.train = tf.function(
+            learner.train_step, autograph=False, jit_compile=learner.jit_compile
         )
-        loop = self.workload.steps_per_call > 1
 
-        @tf.function
-        def train(batch, count):
-            if loop:
-                for _ in tf.range(count):
-                    train_step(batch)
-            else:
-                train_step(batch)
-
-        self.train = train
+    def _block(self, count):
+        """Returns the meta-batch `count` times, if the learner takes blocks."""
+        if self.learner.block == 1:
+            return self.batch
+        return tf.nest.map_structure(
+            lambda part: tf.repeat(part[None], count, 0), self.batch
+        )
 
 
 def _learner(workload):
@@ -70,6 +68,7 @@ def _learner(workload):
         inner_steps=workload.inner_steps,
         first_order=workload.first_order,
         adapted=models.fast_weights(network),
+        block=workload.steps_per_call,
     )
 
 

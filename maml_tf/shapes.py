@@ -1,0 +1,43 @@
+"""Shapes of tensors on a stack of tasks: `[B, n, …]`, B tasks of n examples.
+
+A layer knows of no task axis. It counts the axes of its inputs `[n, …]`, and
+its weights are `[*shape]`, not `[B, *shape]`.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def sizes(x) -> list:
+    """Returns the sizes of all axes: integers where they are known."""
+    dynamic = tf.shape(x)
+    return [size or dynamic[axis] for axis, size in enumerate(x.shape)]
+
+
+def merge(x) -> tf.Tensor:
+    """[B, n, …] → [B·n, …]."""
+    return tf.reshape(x, [-1, *x.shape[2:]])
+
+
+def split(y, like) -> tf.Tensor:
+    """[B·n, …] → [B, n, …], with B and n those of `like`."""
+    return tf.reshape(y, [*sizes(like)[:2], *y.shape[1:]])
+
+
+def with_tasks(value, shape: Sequence[int]) -> tf.Tensor:
+    """[(B,) *shape] → [B, *shape], where B is 1 if all tasks share it."""
+    return tf.reshape(value, [-1, *shape])
+
+
+def align(value, x, axis: int | Sequence[int] = -1) -> tf.Tensor:
+    """[(B,) …] → [B, 1, …], to broadcast against x along a layer's axes."""
+    along = axes(axis, x)
+    shape = [x.shape[i] if i in along else 1 for i in range(2, len(x.shape))]
+    return with_tasks(value, [1, *shape])
+
+
+def axes(axis: int | Sequence[int], x) -> list[int]:
+    """Returns the axes of x `[B, n, …]` that a layer means by `axis`."""
+    rank = len(x.shape) - 1
+    return [1 + i % rank for i in tf.nest.flatten(axis)]
