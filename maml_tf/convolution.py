@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.shapes import sizes
+
 
 def convolve(x, kernel, strides, dilations, padding) -> tf.Tensor:
     """Returns the convolution of each task's examples with its kernel.
@@ -38,7 +40,7 @@ def convolve(x, kernel, strides, dilations, padding) -> tf.Tensor:
     table = _patch_table(
         tuple(x.shape[2:-1]), tuple(window), strides, dilations, padding
     )
-    tasks, depth = _length(kernel), math.prod(window) * channels
+    tasks, depth = sizes(kernel)[0], math.prod(window) * channels
     patches = tf.reshape(_patches(x, table), [tasks, -1, depth])
     y = patches @ tf.reshape(kernel, [tasks, depth, filters])
     return _images(y, x, table, filters)
@@ -63,7 +65,7 @@ def convolve_depthwise(x, kernel, strides, dilations, padding) -> tf.Tensor:
     table = _patch_table(
         tuple(x.shape[2:-1]), tuple(window), strides, dilations, padding
     )
-    tasks, entries = _length(kernel), math.prod(window)
+    tasks, entries = sizes(kernel)[0], math.prod(window)
     patches = tf.reshape(_patches(x, table), [tasks, -1, entries, channels, 1])
     kernel = tf.reshape(kernel, [tasks, 1, entries, channels, filters])
     y = tf.reduce_sum(patches * kernel, axis=2)
@@ -78,12 +80,7 @@ def _patches(x, table):
 
 def _images(y, x, table, channels):
     """Gives y the leading axes of x: [B, n, *outputs, channels]."""
-    leading = [_length(x), x.shape[1] or tf.shape(x)[1]]
-    return tf.reshape(y, [*leading, *table.output_size, channels])
-
-
-def _length(x):
-    return x.shape[0] or tf.shape(x)[0]
+    return tf.reshape(y, [*sizes(x)[:2], *table.output_size, channels])
 
 
 def _gather_sum(x, sources, adjoint):
