@@ -28,9 +28,40 @@ def moments(x, axes, shift=None, keepdims=False, name=None):
     its first derivatives are right and its second derivatives are not.
     """
     del shift, name
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
-    return tf.reshape(mean, tf.shape(variance)), variance
+    mean, variance = _moments(x, axes, tf.identity)
+    if keepdims:
+        return mean, variance
+    return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+
+
+def legacy_moments(x, axes):
+    """Returns mean and variance with the derivatives of `tf.nn.moments`.
+
+    The axes are kept, with length 1.
+    """
+    return _moments(x, axes, tf.stop_gradient)
+
+
+def _moments(x, axes, centre):
+    """Returns m and v, axes kept. Their gradient is (dm + 2 (x − m) dv) / n.
+
+    Automatic differentiation would also sum x − m, which is zero, over the
+    whole of x, in every derivative again.
+    """
+
+    def mean(x):
+        return tf.reduce_mean(x, axes, keepdims=True)
+
+    def backward(dm, dv):
+        m = mean(x)
+        count = tf.cast(tf.size(x) / tf.size(m), x.dtype)
+        return (dm + 2 * dv * (x - centre(m))) / count
+
+    def forward(x):
+        m = mean(x)
+        return (m, mean(tf.square(x - m))), backward
+
+    return tf.custom_gradient(forward)(x)
 
 
 def max_pool(input, ksize, strides, padding, data_format=None, name=None):

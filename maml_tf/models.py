@@ -6,6 +6,8 @@ Their initial values, normalisation and pooling are those of cbfinn/maml.
 import keras
 from keras import layers, ops
 
+from maml_tf import exact
+
 NORM_GRADIENTS = ("exact", "legacy")
 """How a normalisation's variance v is differentiated.
 
@@ -25,17 +27,24 @@ class BatchStatisticsNorm(layers.Layer):
     training and in testing: there are no moving averages (*transductive* when
     the batch is a query set). There is no scale γ.
 
+    Normalisation is increasing, so that the maximum of y is that of x,
+    normalised. With `max_pool` only the maxima of 2×2 windows of x are.
+
     Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
 
     Args:
       epsilon: ε.
       gradient: one of `NORM_GRADIENTS`, see there.
+      max_pool: whether y is max-pooled, in 2×2 windows without padding.
     """
 
-    def __init__(self, epsilon=1e-3, gradient="exact", **kwargs):
+    def __init__(
+        self, epsilon=1e-3, gradient="exact", max_pool=False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
+        self.max_pool = max_pool
 
     def build(self, input_shape):
         self.beta = self.add_weight(
@@ -43,14 +52,23 @@ class BatchStatisticsNorm(layers.Layer):
         )
 
     def call(self, x):
-        return self.normalize(x, self.beta, tuple(range(x.ndim - 1)))
+        axes = list(range(len(x.shape) - 1))
+        return self.normalize(x, self.pool(x), self.beta, axes)
 
-    def normalize(self, x, beta, axes):
-        """Normalises over `axes`; `beta` must broadcast against `x`."""
-        return _standardise(x, axes, self.epsilon, self.gradient) + beta
+    def pool(self, x):
+        """Returns what is normalised: x `[n, …, C]`, or its maxima."""
+        return ops.max_pool(x, 2) if self.max_pool else x
+
+    def normalize(self, x, pooled, beta, axes):
+        """Returns `pooled`, normalised by the statistics of x over `axes`."""
+        return _standardise(x, pooled, axes, self) + beta
 
     def get_config(self):
-        own = {"epsilon": self.epsilon, "gradient": self.gradient}
+        own = {
+            "epsilon": self.epsilon,
+            "gradient": self.gradient,
+            "max_pool": self.max_pool,
+        }
         return {**super().get_config(), **own}
 
 
@@ -84,13 +102,12 @@ class ExampleNorm(layers.Layer):
         )
 
     def call(self, x):
-        axes = tuple(range(1, x.ndim))
+        axes = list(range(1, len(x.shape)))
         return self.normalize(x, self.gamma, self.beta, axes)
 
     def normalize(self, x, gamma, beta, axes):
         """Normalises over `axes`; γ and β must broadcast against `x`."""
-        y = _standardise(x, axes, self.epsilon, self.gradient)
-        return gamma * y + beta
+        return gamma * _standardise(x, x, axes, self) + beta
 
     def get_config(self):
         own = {"epsilon": self.epsilon, "gradient": self.gradient}
@@ -211,16 +228,25 @@ def _conv_blocks(filters, norms, max_pool):
     strides = 1 if max_pool else 2
     for _ in range(4):
         yield layers.Conv2D(filters, 3, strides, padding="same")
-        yield from norms()
+        yield from norms(max_pool)
         yield layers.ReLU()
-        if max_pool:
-            yield layers.MaxPooling2D()
 
 
 def _norms(name, gradient):
-    """Returns a function that makes the layers of a norm: one, or none."""
-    kinds = {"batch_norm": [BatchStatisticsNorm], "layer_norm": [ExampleNorm]}
-    return lambda: [kind(gradient=gradient) for kind in kinds.get(name, [])]
+    """Returns a function that makes the layers of a norm: one, or none.
+
+    Pooling comes with it, before the ReLU: the two commute.
+    """
+
+    def make(max_pool=False):
+        if name == "batch_norm":
+            return [BatchStatisticsNorm(gradient=gradient, max_pool=max_pool)]
+        pooling = [layers.MaxPooling2D()] if max_pool else []
+        if name == "layer_norm":
+            return [ExampleNorm(gradient=gradient), *pooling]
+        return pooling
+
+    return make
 
 
 def _known(gradient):
@@ -231,9 +257,10 @@ def _known(gradient):
     return gradient
 
 
-def _standardise(x, axes, epsilon, gradient):
-    """Returns (x − m) / √(v + ε), with m and v over `axes`."""
-    mean = ops.mean(x, axes, keepdims=True)
-    centre = ops.stop_gradient(mean) if gradient == "legacy" else mean
-    variance = ops.mean(ops.square(x - centre), axes, keepdims=True)
-    return (x - mean) * ops.rsqrt(variance + epsilon)
+def _standardise(x, y, axes, layer):
+    """Returns (y − m) / √(v + ε), with m and v of x over `axes`."""
+    if layer.gradient == "legacy":
+        mean, variance = exact.legacy_moments(x, axes)
+    else:
+        mean, variance = exact.moments(x, axes, keepdims=True)
+    return (y - mean) * ops.rsqrt(variance + layer.epsilon)

@@ -222,8 +222,9 @@ if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
 
 @rule(models.BatchStatisticsNorm)
 def _batch_statistics_norm(layer, weight, x):
+    pooled = shapes.split(layer.pool(shapes.merge(x)), x)
     beta = shapes.align(weight(layer.beta), x)
-    return layer.normalize(x, beta, tuple(range(1, len(x.shape) - 1)))
+    return layer.normalize(x, pooled, beta, list(range(1, len(x.shape) - 1)))
 
 
 @rule(models.ExampleNorm)
@@ -231,7 +232,7 @@ def _example_norm(layer, weight, x):
     gamma, beta = (
         shapes.align(weight(v), x) for v in (layer.gamma, layer.beta)
     )
-    return layer.normalize(x, gamma, beta, tuple(range(2, len(x.shape))))
+    return layer.normalize(x, gamma, beta, list(range(2, len(x.shape))))
 
 
 def _standardise(x, mean, variance, epsilon):

@@ -48,6 +48,9 @@ LAYERS = {
     # Images.
     (4, 4, 2): {
         "MaxPooling2D": lambda x: layers.MaxPooling2D()(x),
+        "BatchStatisticsNorm, pooled": lambda x: models.BatchStatisticsNorm(
+            max_pool=True
+        )(x),
         "MaxPooling2D, overlapping": lambda x: layers.MaxPooling2D(
             3, 2, padding="same"
         )(x),

@@ -105,6 +105,9 @@ NETWORKS = {
     "depthwise_1d": chain(SERIES, lambda: layers.DepthwiseConv1D(3)),
     "separable": chain(IMAGE, lambda: layers.SeparableConv2D(3, 3, 2, "same")),
     "separable_1d": chain(SERIES, lambda: layers.SeparableConv1D(3, 2)),
+    "conv_norm_pooled": after_conv(
+        lambda: models.BatchStatisticsNorm(max_pool=True)
+    ),
     "conv_norms": after_conv(models.BatchStatisticsNorm, models.ExampleNorm),
     "batch_norm": after_conv(layers.BatchNormalization),
     "batch_norm_rows": after_conv(
