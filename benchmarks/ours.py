@@ -1,5 +1,7 @@
 """This package: what Keras's `fit` runs, without a data pipeline."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -48,6 +50,7 @@ class Peer:
             learner.train_step, autograph=False, jit_compile=learner.jit_compile
         )
 
+    @functools.cache  # noqa: B019, a process has one of it
     def _block(self, count):
         """Returns the meta-batch `count` times, if the learner takes blocks."""
         if self.learner.block == 1:
