@@ -12,6 +12,7 @@ import os
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
 NORMS = ("batch_norm", "layer_norm", "None")
 NORM_GRADIENTS = ("exact", "legacy")
+ENGINES = ("auto", "stacked", "looped")
 EVALUATION_TASKS = 600
 
 FLAGS = {
@@ -66,6 +67,7 @@ class Config:
     seed: int = 0
     plot: bool = False
     norm_gradient: str = "exact"
+    engine: str = "auto"
 
     def __post_init__(self):
         self._check_choices()
@@ -144,6 +146,7 @@ class Config:
         _choose(self, "datasource", DATASOURCES)
         _choose(self, "norm", NORMS)
         _choose(self, "norm_gradient", NORM_GRADIENTS)
+        _choose(self, "engine", ENGINES)
         _choose(self, "baseline", (None, "oracle"))
 
     def _check_numbers(self):

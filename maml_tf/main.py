@@ -88,6 +88,11 @@ flags.DEFINE_string(
     "exact, or legacy: second derivatives of TensorFlow 1.3 and later, which "
     "hold the mean inside a norm's variance constant",
 )
+flags.DEFINE_string(
+    "engine",
+    "auto",
+    "stacked: all tasks at once, looped: one after another, or auto",
+)
 flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
 flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
 

@@ -210,6 +210,7 @@ class MAML(keras.Model):
             body,
             (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
             maximum_iterations=tasks,
+            parallel_iterations=1,  # more would hold more tasks in memory
         )
         means = _map(lambda total: total / tf.cast(tasks, total.dtype), sums)
         return means, _map(lambda s: s.stack(), stored)

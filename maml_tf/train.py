@@ -74,6 +74,7 @@ def build_learner(
         first_order=config.first_order,
         adapted=models.fast_weights(network),
         task_metrics=task_metrics(config),
+        engine=config.engine,
     )
     # The original clips by value where it trains on mini-ImageNet only.
     clip = 10.0 if config.datasource == "miniimagenet" else None

@@ -96,6 +96,7 @@ def one_message(capsys):
         ["--datasource=cifar"],
         ["--norm=group_norm"],
         ["--norm_gradient=right"],
+        ["--engine=fast"],
         ["--baseline=random"],
         ["--baseline=oracle", "--datasource=omniglot"],
         *([f"--{size}=0"] for size in SIZES),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import config, models
+from maml_tf import config, engines, models
 
 # A 3×3 convolution C → F has 9CF + F weights, a dense layer n → m has nm + m.
 # 64 filters: 640 + 3 · 36928 = 111424; 5-way head 64 · 5 + 5 = 325.
@@ -133,8 +133,9 @@ def test_unknown_gradient_is_an_error():
         models.BatchStatisticsNorm(gradient="fast")
 
 
-def test_config_names_the_same_gradients():
+def test_config_names_the_same_choices():
     assert config.NORM_GRADIENTS == models.NORM_GRADIENTS
+    assert config.ENGINES == engines.ENGINES
 
 
 @pytest.mark.parametrize("norm", config.NORMS)
