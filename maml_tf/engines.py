@@ -58,8 +58,8 @@ def choose_by_size(
     """Returns the engine for a network that can be stacked.
 
     The estimate is B · (U s + q) bytes, where s and q are what one task's
-    support and query pass compute. Measured peaks are 0.5 to 1.1 of it. A
-    first-order inner loop keeps one pass of the U.
+    support and query pass compute. It is rough. A first-order inner loop
+    keeps one pass of the U.
 
     Args:
       network: a network that can be stacked.

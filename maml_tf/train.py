@@ -105,25 +105,23 @@ def validation_tasks(config: Config) -> tasks.Sampler | None:
     if not config.is_classification:
         return None
     batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
-    return _image_tasks(config, _held_out(config), EVALUATION_TASKS, 6, **batch)
+    return _held_out_tasks(config, **batch)
 
 
 def test_tasks(config: Config) -> tf.data.Dataset:
     """Returns the 600 held-out tasks, in meta-batches."""
     batch = {"meta_batch_size": TEST_META_BATCH, "seed": 1}
     if config.is_classification:
-        sampler = _image_tasks(
-            config, _held_out(config), EVALUATION_TASKS, 6, **batch
-        )
-        batches = tasks.meta_batches(sampler)
+        batches = tasks.meta_batches(_held_out_tasks(config, **batch))
         return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
     drawn = tasks.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
     whole = tasks.split_regression(drawn, config.shots, config.is_oracle)
     return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
 
 
-def _held_out(config):
-    return "test" if config.test_set else "validation"
+def _held_out_tasks(config, **batch):
+    part = "test" if config.test_set else "validation"
+    return _image_tasks(config, part, EVALUATION_TASKS, 6, **batch)
 
 
 def _image_tasks(config, part, length, list_seed, **batch):
