@@ -37,13 +37,11 @@ def convolve(x, kernel, strides, dilations, padding) -> tf.Tensor:
       `[B, n, *outputs, F]`.
     """
     _, *window, channels, filters = kernel.shape
-    table = _patch_table(
-        tuple(x.shape[2:-1]), tuple(window), strides, dilations, padding
-    )
+    rows, shape = patches(x, window, strides, dilations, padding)
     tasks, depth = sizes(kernel)[0], math.prod(window) * channels
-    patches = tf.reshape(_patches(x, table), [tasks, -1, depth])
-    y = patches @ tf.reshape(kernel, [tasks, depth, filters])
-    return _images(y, x, table, filters)
+    rows = tf.reshape(rows, [tasks, -1, depth])
+    y = rows @ tf.reshape(kernel, [tasks, depth, filters])
+    return tf.reshape(y, [*shape, filters])
 
 
 def convolve_depthwise(x, kernel, strides, dilations, padding) -> tf.Tensor:
@@ -62,25 +60,39 @@ def convolve_depthwise(x, kernel, strides, dilations, padding) -> tf.Tensor:
       `[B, n, *outputs, C·F]`.
     """
     _, *window, channels, filters = kernel.shape
-    table = _patch_table(
-        tuple(x.shape[2:-1]), tuple(window), strides, dilations, padding
-    )
+    rows, shape = patches(x, window, strides, dilations, padding)
     tasks, entries = sizes(kernel)[0], math.prod(window)
-    patches = tf.reshape(_patches(x, table), [tasks, -1, entries, channels, 1])
+    rows = tf.reshape(rows, [tasks, -1, entries, channels, 1])
     kernel = tf.reshape(kernel, [tasks, 1, entries, channels, filters])
-    y = tf.reduce_sum(patches * kernel, axis=2)
-    return _images(y, x, table, channels * filters)
+    y = tf.reduce_sum(rows * kernel, axis=2)
+    return tf.reshape(y, [*shape, channels * filters])
 
 
-def _patches(x, table):
-    """[B, n, *size, C] → [B·n, outputs·window, C]."""
-    x = tf.reshape(x, [-1, len(table.pixel_to_patches), x.shape[-1]])
-    return _gather_sum(x, table.patch_to_pixel, table.pixel_to_patches)
+def patches(x, window, strides, dilations, padding):
+    """Returns the patches that a convolution multiplies by its kernel.
 
+    Args:
+      x: `[B, n, *size, C]`.
+      window: the extent along each spatial axis.
+      strides: of each spatial axis.
+      dilations: of each spatial axis.
+      padding: "same", "valid" or "causal".
 
-def _images(y, x, table, channels):
-    """Gives y the leading axes of x: [B, n, *outputs, channels]."""
-    return tf.reshape(y, [*sizes(x)[:2], *table.output_size, channels])
+    Returns:
+      The patches `[B, n·outputs, window·C]`, and `[B, n, *outputs]`: the shape
+      of what is computed from them, without its channels.
+    """
+    tasks, examples, *size, channels = sizes(x)
+    table = _patch_table(
+        tuple(size), tuple(window), strides, dilations, padding
+    )
+    pixels = tf.reshape(x, [-1, math.prod(size), channels])
+    read = _gather_sum(pixels, table.patch_to_pixel, table.pixel_to_patches)
+    depth = math.prod(window) * channels
+    return (
+        tf.reshape(read, [tasks, -1, depth]),
+        [tasks, examples, *table.output_size],
+    )
 
 
 def _gather_sum(x, sources, adjoint):

@@ -4,114 +4,9 @@ Their initial values, normalisation and pooling are those of cbfinn/maml.
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
-from maml_tf import exact
-
-NORM_GRADIENTS = ("exact", "legacy")
-"""How a normalisation's variance v is differentiated.
-
-"exact" takes v for what it is, as TensorFlow did up to 1.2, the paper's time.
-"legacy" holds the mean inside v constant, as `tf.nn.moments` has done since
-1.3: outputs and first derivatives are the same, second derivatives are not.
-"""
-
-
-@keras.saving.register_keras_serializable("maml_tf")
-class BatchStatisticsNorm(layers.Layer):
-    """Batch normalisation by the statistics of the batch at hand, always.
-
-        y = (x − m) / √(v + ε) + β
-
-    Mean m and biased variance v are taken over all axes but the last, in
-    training and in testing: there are no moving averages (*transductive* when
-    the batch is a query set). There is no scale γ.
-
-    Normalisation is increasing, so that the maximum of y is that of x,
-    normalised. With `max_pool` only the maxima of 2×2 windows of x are.
-
-    Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
-
-    Args:
-      epsilon: ε.
-      gradient: one of `NORM_GRADIENTS`, see there.
-      max_pool: whether y is max-pooled, in 2×2 windows without padding.
-    """
-
-    def __init__(
-        self, epsilon=1e-3, gradient="exact", max_pool=False, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
-        self.gradient = _known(gradient)
-        self.max_pool = max_pool
-
-    def build(self, input_shape):
-        self.beta = self.add_weight(
-            shape=input_shape[-1:], initializer="zeros", name="beta"
-        )
-
-    def call(self, x):
-        axes = list(range(len(x.shape) - 1))
-        return self.normalize(x, self.pool(x), self.beta, axes)
-
-    def pool(self, x):
-        """Returns what is normalised: x `[n, …, C]`, or its maxima."""
-        return ops.max_pool(x, 2) if self.max_pool else x
-
-    def normalize(self, x, pooled, beta, axes):
-        """Returns `pooled`, normalised by the statistics of x over `axes`."""
-        return _standardise(x, pooled, axes, self) + beta
-
-    def get_config(self):
-        own = {
-            "epsilon": self.epsilon,
-            "gradient": self.gradient,
-            "max_pool": self.max_pool,
-        }
-        return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable("maml_tf")
-class ExampleNorm(layers.Layer):
-    """Layer normalisation of each example, with γ and β for each channel.
-
-        y = γ (x − m) / √(v + ε) + β
-
-    Mean m and biased variance v are taken over all axes but the first.
-
-    Source: `contrib.layers.layer_norm` as cbfinn/maml calls it.
-
-    Args:
-      epsilon: ε.
-      gradient: one of `NORM_GRADIENTS`, see there.
-    """
-
-    def __init__(self, epsilon=1e-12, gradient="exact", **kwargs):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
-        self.gradient = _known(gradient)
-
-    def build(self, input_shape):
-        channels = input_shape[-1:]
-        self.gamma = self.add_weight(
-            shape=channels, initializer="ones", name="gamma"
-        )
-        self.beta = self.add_weight(
-            shape=channels, initializer="zeros", name="beta"
-        )
-
-    def call(self, x):
-        axes = list(range(1, len(x.shape)))
-        return self.normalize(x, self.gamma, self.beta, axes)
-
-    def normalize(self, x, gamma, beta, axes):
-        """Normalises over `axes`; γ and β must broadcast against `x`."""
-        return gamma * _standardise(x, x, axes, self) + beta
-
-    def get_config(self):
-        own = {"epsilon": self.epsilon, "gradient": self.gradient}
-        return {**super().get_config(), **own}
+from maml_tf.norms import BatchStatisticsNorm, ExampleNorm, NormalizedConv2D
 
 
 def fast_weights(model: keras.Model) -> list[keras.Variable]:
@@ -121,12 +16,13 @@ def fast_weights(model: keras.Model) -> list[keras.Variable]:
     and γ of normalisation layers are shared by all tasks and steps; the
     meta-gradient alone moves them.
     """
-    weighted = (layers.Dense, layers.Conv2D)
+    weighted = (layers.Dense, layers.Conv2D, NormalizedConv2D)
     return [
         variable
         for layer in model.layers
         if isinstance(layer, weighted)
         for variable in layer.trainable_variables
+        if variable.name in ("kernel", "bias")
     ]
 
 
@@ -142,7 +38,7 @@ def sinusoid_mlp(
     Args:
       inputs: 1, or 3 for the oracle that also sees amplitude and phase.
       norm: "batch_norm", "layer_norm" or "None".
-      norm_gradient: one of `NORM_GRADIENTS`.
+      norm_gradient: one of `norms.NORM_GRADIENTS`.
     """
     norms = _norms(norm, norm_gradient)
     return _mlp((inputs,), (40, 40), 1, norms, "sinusoid_mlp")
@@ -177,7 +73,7 @@ def omniglot_conv(
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
-            *_conv_blocks(filters, _norms(norm, norm_gradient), max_pool),
+            *_conv_blocks(filters, norm, norm_gradient, max_pool),
             layers.GlobalAveragePooling2D(),
             layers.Dense(
                 ways,
@@ -203,7 +99,7 @@ def mini_imagenet_conv(
     return keras.Sequential(
         [
             keras.Input((84, 84, 3)),
-            *_conv_blocks(filters, _norms(norm, norm_gradient), max_pool=True),
+            *_conv_blocks(filters, norm, norm_gradient, max_pool=True),
             layers.Flatten(),
             layers.Dense(ways),
         ],
@@ -224,11 +120,21 @@ def _mlp(input_shape, hidden, outputs, norms, name):
     return keras.Sequential([*stack, dense(outputs)], name=name)
 
 
-def _conv_blocks(filters, norms, max_pool):
-    strides = 1 if max_pool else 2
-    for _ in range(4):
-        yield layers.Conv2D(filters, 3, strides, padding="same")
-        yield from norms(max_pool)
+def _conv_blocks(filters, norm, gradient, max_pool):
+    """Yields four blocks; images have few channels, so the first is joined."""
+    strides, norms = 1 if max_pool else 2, _norms(norm, gradient)
+    for block in range(4):
+        if block == 0 and norm == "batch_norm":
+            yield NormalizedConv2D(
+                filters,
+                3,
+                strides,
+                gradient=gradient,
+                max_pool=max_pool,
+            )
+        else:
+            yield layers.Conv2D(filters, 3, strides, padding="same")
+            yield from norms(max_pool)
         yield layers.ReLU()
 
 
@@ -247,20 +153,3 @@ def _norms(name, gradient):
         return pooling
 
     return make
-
-
-def _known(gradient):
-    if gradient not in NORM_GRADIENTS:
-        raise ValueError(
-            f"gradient: expected one of {NORM_GRADIENTS}, got {gradient!r}."
-        )
-    return gradient
-
-
-def _standardise(x, y, axes, layer):
-    """Returns (y − m) / √(v + ε), with m and v of x over `axes`."""
-    if layer.gradient == "legacy":
-        mean, variance = exact.legacy_moments(x, axes)
-    else:
-        mean, variance = exact.moments(x, axes, keepdims=True)
-    return (y - mean) * ops.rsqrt(variance + layer.epsilon)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import convolution, exact, models, shapes
+from maml_tf import convolution, exact, norms, shapes
 
 
 class Rule(NamedTuple):
@@ -220,14 +220,20 @@ if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
         return y * shapes.align(weight(layer.scale), y)
 
 
-@rule(models.BatchStatisticsNorm)
+@rule(norms.BatchStatisticsNorm)
 def _batch_statistics_norm(layer, weight, x):
     pooled = shapes.split(layer.pool(shapes.merge(x)), x)
     beta = shapes.align(weight(layer.beta), x)
     return layer.normalize(x, pooled, beta, list(range(1, len(x.shape) - 1)))
 
 
-@rule(models.ExampleNorm)
+@rule(norms.NormalizedConv2D)
+def _normalized_conv(layer, weight, x):
+    kernel = shapes.with_tasks(weight(layer.kernel), layer.kernel.shape)
+    return layer.normalize(x, kernel, weight(layer.beta))
+
+
+@rule(norms.ExampleNorm)
 def _example_norm(layer, weight, x):
     gamma, beta = (
         shapes.align(weight(v), x) for v in (layer.gamma, layer.beta)

@@ -7,7 +7,7 @@ import pytest
 from central_differences import integers, normal, relative_error
 from keras import layers, ops
 
-from maml_tf import exact, losses, models
+from maml_tf import exact, losses, norms
 
 LAYERS = {
     # Vectors: one layer between two dense ones.
@@ -17,8 +17,8 @@ LAYERS = {
         "GroupNormalization": lambda x: layers.GroupNormalization(2)(x),
         "RMSNormalization": lambda x: layers.RMSNormalization()(x),
         "UnitNormalization": lambda x: layers.UnitNormalization()(x),
-        "BatchStatisticsNorm": lambda x: models.BatchStatisticsNorm()(x),
-        "ExampleNorm": lambda x: models.ExampleNorm()(x),
+        "BatchStatisticsNorm": lambda x: norms.BatchStatisticsNorm()(x),
+        "ExampleNorm": lambda x: norms.ExampleNorm()(x),
         "Dropout": lambda x: layers.Dropout(0.5)(x),
         "relu": lambda x: ops.relu(x),
         "gelu": lambda x: ops.gelu(x),
@@ -48,8 +48,12 @@ LAYERS = {
     # Images.
     (4, 4, 2): {
         "MaxPooling2D": lambda x: layers.MaxPooling2D()(x),
-        "BatchStatisticsNorm, pooled": lambda x: models.BatchStatisticsNorm(
+        "BatchStatisticsNorm, pooled": lambda x: norms.BatchStatisticsNorm(
             max_pool=True
+        )(x),
+        "NormalizedConv2D": lambda x: norms.NormalizedConv2D(2, 3, 2)(x),
+        "NormalizedConv2D, pooled": lambda x: norms.NormalizedConv2D(
+            2, 3, max_pool=True
         )(x),
         "MaxPooling2D, overlapping": lambda x: layers.MaxPooling2D(
             3, 2, padding="same"

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import functional, losses, models, stacked
+from maml_tf import functional, losses, norms, stacked
 from maml_tf.adaptation import adapt
 
 TASKS, EXAMPLES, OUTPUTS = 2, 3, 2
@@ -79,7 +79,7 @@ NETWORKS = {
     "dense": after_dense(),
     "dense_no_bias": chain(VECTOR, lambda: layers.Dense(4, use_bias=False)),
     "dense_on_image": chain(IMAGE, lambda: layers.Dense(4)),
-    "dense_norms": after_dense(models.BatchStatisticsNorm, models.ExampleNorm),
+    "dense_norms": after_dense(norms.BatchStatisticsNorm, norms.ExampleNorm),
     "same": conv(3, 3, 1, "same"),
     "same_2": conv(3, 3, 2, "same"),
     "valid_2": conv(3, 3, 2, "valid"),
@@ -106,9 +106,13 @@ NETWORKS = {
     "separable": chain(IMAGE, lambda: layers.SeparableConv2D(3, 3, 2, "same")),
     "separable_1d": chain(SERIES, lambda: layers.SeparableConv1D(3, 2)),
     "conv_norm_pooled": after_conv(
-        lambda: models.BatchStatisticsNorm(max_pool=True)
+        lambda: norms.BatchStatisticsNorm(max_pool=True)
     ),
-    "conv_norms": after_conv(models.BatchStatisticsNorm, models.ExampleNorm),
+    "conv_norms": after_conv(norms.BatchStatisticsNorm, norms.ExampleNorm),
+    "normalized_conv": chain(IMAGE, lambda: norms.NormalizedConv2D(3, 3, 2)),
+    "normalized_conv_pooled": after_conv(
+        lambda: norms.NormalizedConv2D(3, 3, max_pool=True)
+    ),
     "batch_norm": after_conv(layers.BatchNormalization),
     "batch_norm_rows": after_conv(
         lambda: layers.BatchNormalization(1, epsilon=0.1, center=False)
@@ -223,10 +227,13 @@ def results(apply_fn, theta, shared, support, query):
         second = tf.reduce_sum(losses.mean_squared_error(query[1], adapted))
     return {
         "output": [output],
-        "first": tape.gradient(first, theta),
-        "second": tape.gradient(second, theta),
+        "first": tape.gradient(first, theta, unconnected_gradients="zero"),
+        "second": tape.gradient(second, theta, unconnected_gradients="zero"),
         "shared": list(
-            map(tf.convert_to_tensor, tape.gradient(second, shared))
+            map(
+                tf.convert_to_tensor,
+                tape.gradient(second, shared, unconnected_gradients="zero"),
+            )
         ),
     }
 

@@ -1,0 +1,230 @@
+"""Normalisation as the originals do it, by Keras layers."""
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from maml_tf import convolution, exact, shapes
+
+NORM_GRADIENTS = ("exact", "legacy")
+"""How a normalisation's variance v is differentiated.
+
+"exact" takes v for what it is, as TensorFlow did up to 1.2, the paper's time.
+"legacy" holds the mean inside v constant, as `tf.nn.moments` has done since
+1.3: outputs and first derivatives are the same, second derivatives are not.
+"""
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class BatchStatisticsNorm(layers.Layer):
+    """Batch normalisation by the statistics of the batch at hand, always.
+
+        y = (x − m) / √(v + ε) + β
+
+    Mean m and biased variance v are taken over all axes but the last, in
+    training and in testing: there are no moving averages (*transductive* when
+    the batch is a query set). There is no scale γ.
+
+    Normalisation is increasing, so that the maximum of y is that of x,
+    normalised. With `max_pool` only the maxima of 2×2 windows of x are.
+
+    Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
+
+    Args:
+      epsilon: ε.
+      gradient: one of `NORM_GRADIENTS`, see there.
+      max_pool: whether y is max-pooled, in 2×2 windows without padding.
+    """
+
+    def __init__(
+        self, epsilon=1e-3, gradient="exact", max_pool=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gradient = _known(gradient)
+        self.max_pool = max_pool
+
+    def build(self, input_shape):
+        self.beta = self.add_weight(
+            shape=input_shape[-1:], initializer="zeros", name="beta"
+        )
+
+    def call(self, x):
+        axes = list(range(len(x.shape) - 1))
+        return self.normalize(x, self.pool(x), self.beta, axes)
+
+    def pool(self, x):
+        """Returns what is normalised: x `[n, …, C]`, or its maxima."""
+        return ops.max_pool(x, 2) if self.max_pool else x
+
+    def normalize(self, x, pooled, beta, axes):
+        """Returns `pooled`, normalised by the statistics of x over `axes`."""
+        return _standardise(x, pooled, axes, self) + beta
+
+    def get_config(self):
+        own = {
+            "epsilon": self.epsilon,
+            "gradient": self.gradient,
+            "max_pool": self.max_pool,
+        }
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class NormalizedConv2D(layers.Layer):
+    """A convolution and `BatchStatisticsNorm` in one, for few channels.
+
+    A convolution is linear in its patches. If these have mean m and
+    covariance C, the outputs of a filter k have mean mᵀk and variance kᵀCk:
+
+        y = (p − m)ᵀ k / √(kᵀCk + ε) + β   for each patch p
+
+    So nothing is measured on the outputs, nor differentiated there, which is
+    faster where a patch has fewer entries than there are filters. The bias has
+    no effect, as before any such norm, and exists because the originals' does.
+
+    Args:
+      filters: F.
+      kernel_size: of the square window; the padding is "same".
+      strides: along both axes.
+      epsilon: ε.
+      gradient: one of `NORM_GRADIENTS`, see there.
+      max_pool: whether y is max-pooled, in 2×2 windows without padding.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        *,
+        epsilon=1e-3,
+        gradient="exact",
+        max_pool=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.epsilon = epsilon
+        self.gradient = _known(gradient)
+        self.max_pool = max_pool
+
+    def build(self, input_shape):
+        window = (self.kernel_size,) * 2
+        self.kernel = self.add_weight(
+            shape=(*window, input_shape[-1], self.filters),
+            initializer="glorot_uniform",
+            name="kernel",
+        )
+        self.bias, self.beta = (
+            self.add_weight((self.filters,), "zeros", name=name)
+            for name in ("bias", "beta")
+        )
+
+    def call(self, x):
+        return self.normalize(x[None], self.kernel[None], self.beta)[0]
+
+    def normalize(self, x, kernel, beta):
+        """Returns y `[B, n, *outputs, F]` of a stack of tasks.
+
+        Args:
+          x: `[B, n, height, width, C]`.
+          kernel: `[K, *window, C, F]`; K is B, or 1 if all tasks share it.
+          beta: `[(B,) F]`.
+        """
+        p, shape = convolution.patches(
+            x, kernel.shape[1:3], (self.strides,) * 2, (1, 1), "same"
+        )
+        k = tf.reshape(kernel, [-1, p.shape[-1], self.filters])
+        m = _mean_product(tf.ones_like(p[..., :1]), p)
+        p -= m
+        variance = tf.reduce_sum(k * (_mean_product(p, p) @ k), 1, True)
+        if self.gradient == "legacy":
+            variance += tf.square(m @ k - tf.stop_gradient(m @ k))
+        y = p @ (k * tf.math.rsqrt(variance + self.epsilon))
+        y = tf.reshape(y, [*shape, self.filters])
+        if self.max_pool:
+            y = shapes.split(ops.max_pool(shapes.merge(y), 2), y)
+        return y + shapes.align(beta, y)
+
+    def get_config(self):
+        own = {
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "epsilon": self.epsilon,
+            "gradient": self.gradient,
+            "max_pool": self.max_pool,
+        }
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class ExampleNorm(layers.Layer):
+    """Layer normalisation of each example, with γ and β for each channel.
+
+        y = γ (x − m) / √(v + ε) + β
+
+    Mean m and biased variance v are taken over all axes but the first.
+
+    Source: `contrib.layers.layer_norm` as cbfinn/maml calls it.
+
+    Args:
+      epsilon: ε.
+      gradient: one of `NORM_GRADIENTS`, see there.
+    """
+
+    def __init__(self, epsilon=1e-12, gradient="exact", **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gradient = _known(gradient)
+
+    def build(self, input_shape):
+        channels = input_shape[-1:]
+        self.gamma = self.add_weight(
+            shape=channels, initializer="ones", name="gamma"
+        )
+        self.beta = self.add_weight(
+            shape=channels, initializer="zeros", name="beta"
+        )
+
+    def call(self, x):
+        axes = list(range(1, len(x.shape)))
+        return self.normalize(x, self.gamma, self.beta, axes)
+
+    def normalize(self, x, gamma, beta, axes):
+        """Normalises over `axes`; γ and β must broadcast against `x`."""
+        return gamma * _standardise(x, x, axes, self) + beta
+
+    def get_config(self):
+        own = {"epsilon": self.epsilon, "gradient": self.gradient}
+        return {**super().get_config(), **own}
+
+
+def _known(gradient):
+    if gradient not in NORM_GRADIENTS:
+        raise ValueError(
+            f"gradient: expected one of {NORM_GRADIENTS}, got {gradient!r}."
+        )
+    return gradient
+
+
+def _standardise(x, y, axes, layer):
+    """Returns (y − m) / √(v + ε), with m and v of x over `axes`."""
+    if layer.gradient == "legacy":
+        mean, variance = exact.legacy_moments(x, axes)
+    else:
+        mean, variance = exact.moments(x, axes, keepdims=True)
+    return (y - mean) * ops.rsqrt(variance + layer.epsilon)
+
+
+def _mean_product(a, b):
+    """[B, n, C], [B, n, D] → [B, C, D]: the mean of aᵢbᵢᵀ over n.
+
+    (A product of ones and p rounds less than `reduce_mean`, whose float32
+    error moved ReLUs and maxima.)
+    """
+    count = tf.cast(tf.shape(b)[1], b.dtype)
+    return tf.matmul(a, b, transpose_a=True) / count
