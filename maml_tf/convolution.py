@@ -110,14 +110,24 @@ def _gather_sum(x, sources, adjoint):
 
     @tf.custom_gradient
     def linear(x):
-        padded = tf.pad(x, [[0, 0], [0, 1], [0, 0]])
-        if sources.shape[1] == 1:
-            y = tf.gather(padded, sources[:, 0], axis=1)
-        else:
-            y = tf.reduce_sum(tf.gather(padded, sources, axis=1), axis=2)
-        return y, lambda dy: _gather_sum(dy, adjoint, sources)
+        read = _gather if sources.shape[1] == 1 else _gather_many
+        return read(x, sources), lambda dy: _gather_sum(dy, adjoint, sources)
 
     return linear(x)
+
+
+def _gather(x, sources):
+    padded = tf.pad(x, [[0, 0], [0, 1], [0, 0]])
+    return tf.gather(padded, sources[:, 0], axis=1)
+
+
+def _gather_many(x, sources):
+    """Sums by a product with zeros and ones, which saves the padded copy."""
+    inside = sources < x.shape[1]
+    read = tf.gather(x, np.where(inside, sources, 0), axis=1)
+    ones = tf.cast(inside[None, :, None], x.dtype)
+    ones = tf.broadcast_to(ones, [*sizes(read)[:2], 1, sources.shape[1]])
+    return tf.squeeze(ones @ read, 2)
 
 
 class _PatchTable(NamedTuple):
