@@ -270,18 +270,23 @@ class NonFiniteError(ArithmeticError):
 class NonFiniteGuard(IterationCallback):
     """Stops training at the first loss that is not finite.
 
-    It keeps the state before each call of the training function. When a loss
-    is not finite it repeats the iterations since, one by one, to name the
-    iteration and the first tensor.
+    It looks at regular intervals, and before the last checkpoint, at the mean
+    loss, which stays so; if it is finite, the state is kept. If it is not, the
+    iterations since are repeated, one by one, to name the iteration and the
+    first tensor.
 
     Args:
       start: the iteration at which the run starts or continues.
       sampler: meta-batch t is `sampler(t)`.
+      interval: in iterations. It divides that of everything which saves the
+        state or resets the metrics.
     """
 
-    def __init__(self, start: int, sampler):
+    def __init__(self, start: int, sampler, interval: int = 10):
         super().__init__(start)
         self.sampler = sampler
+        self.interval = interval
+        self.done = start
 
     def on_train_begin(self, logs=None):
         """Keeps the initial state."""
@@ -289,6 +294,16 @@ class NonFiniteGuard(IterationCallback):
 
     def on_iteration(self, iteration):
         """Raises `NonFiniteError` if the loss is not finite."""
+        self.done = iteration
+        if iteration % self.interval == 0:
+            self._check(iteration)
+
+    def on_train_end(self, logs=None):
+        """Looks at what has been done since."""
+        if self._good < self.done:
+            self._check(self.done)
+
+    def _check(self, iteration):
         if np.isfinite(self.model.get_metrics_result()["loss"]):
             self._keep(iteration)
         else:
