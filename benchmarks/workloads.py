@@ -252,5 +252,6 @@ WORKLOADS = {
         Workload("omniglot20", omniglot(20), 16, 20, 1, 1, 5, 0.1),
         _MINI,
         dataclasses.replace(_MINI, name="mini5_fo", first_order=True),
+        dataclasses.replace(_MINI, name="mini5_5shot", shots=5),
     )
 }
