@@ -345,7 +345,8 @@ def _training_tensors(learner, x, y):
     yield f"query prediction after {steps} inner steps", predictions.query[-1]
     yield "loss", loss
     variables = learner.trainable_variables
-    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    values = [variable.value for variable in variables]
+    gradients = tape.gradient(loss, values, unconnected_gradients="zero")
     for variable, gradient in zip(variables, gradients, strict=True):
         yield f"meta-gradient of {variable.path}", gradient
 
