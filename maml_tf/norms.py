@@ -81,7 +81,7 @@ class NormalizedConv2D(layers.Layer):
 
     So nothing is measured on the outputs, nor differentiated there, which is
     faster where a patch has fewer entries than there are filters. The bias has
-    no effect, as before any such norm, and exists because the originals' does.
+    no effect and gradient zero, as before any such norm; the originals have it.
 
     Args:
       filters: F.
@@ -124,14 +124,16 @@ class NormalizedConv2D(layers.Layer):
         )
 
     def call(self, x):
-        return self.normalize(x[None], self.kernel[None], self.beta)[0]
+        weights = self.kernel[None], self.bias, self.beta
+        return self.normalize(x[None], *weights)[0]
 
-    def normalize(self, x, kernel, beta):
+    def normalize(self, x, kernel, bias, beta):
         """Returns y `[B, n, *outputs, F]` of a stack of tasks.
 
         Args:
           x: `[B, n, height, width, C]`.
           kernel: `[K, *window, C, F]`; K is B, or 1 if all tasks share it.
+          bias: `[(B,) F]`.
           beta: `[(B,) F]`.
         """
         p, shape = convolution.patches(
@@ -147,7 +149,8 @@ class NormalizedConv2D(layers.Layer):
         y = tf.reshape(y, [*shape, self.filters])
         if self.max_pool:
             y = shapes.split(ops.max_pool(shapes.merge(y), 2), y)
-        return y + shapes.align(beta, y)
+        # So that a tape finds the bias, and its gradient is zero, not None.
+        return y + shapes.align(beta + 0.0 * bias, y)
 
     def get_config(self):
         own = {

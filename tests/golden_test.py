@@ -95,8 +95,8 @@ class Case:
         with tf.GradientTape() as tape:
             predictions = self.learner(self.x, training=True)
             loss = self.learner.compute_loss(self.x, self.y, predictions)
-        theta = [v.value for v in self.network.trainable_variables]
-        found = tape.gradient(loss, theta, unconnected_gradients="zero")
+        variables = self.network.trainable_variables
+        found = tape.gradient(loss, variables, unconnected_gradients="zero")
         return dict(zip(self.names, found, strict=True))
 
 

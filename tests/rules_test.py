@@ -227,13 +227,10 @@ def results(apply_fn, theta, shared, support, query):
         second = tf.reduce_sum(losses.mean_squared_error(query[1], adapted))
     return {
         "output": [output],
-        "first": tape.gradient(first, theta, unconnected_gradients="zero"),
-        "second": tape.gradient(second, theta, unconnected_gradients="zero"),
+        "first": tape.gradient(first, theta),
+        "second": tape.gradient(second, theta),
         "shared": list(
-            map(
-                tf.convert_to_tensor,
-                tape.gradient(second, shared, unconnected_gradients="zero"),
-            )
+            map(tf.convert_to_tensor, tape.gradient(second, shared))
         ),
     }
 
