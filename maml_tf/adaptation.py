@@ -6,8 +6,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maml_tf.losses import TaskLoss
+from maml_tf.tied import Tied, own, untie
 
-Parameters = Sequence[tf.Tensor]
+Parameters = Sequence[tf.Tensor | Tied]
 ApplyFn = Callable[[Parameters, tf.Tensor], tf.Tensor]
 
 
@@ -66,14 +67,20 @@ def adapt(
     for _ in range(inner_steps):
         phi = trajectory[-1]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(phi)
+            tape.watch([own(p) for p in phi])
             predictions.append(apply_fn(phi, support_x))
             loss = tf.reduce_sum(loss_fn(support_y, predictions[-1]))
-        gradients = tape.gradient(loss, phi, unconnected_gradients="zero")
+        gradients = tape.gradient(
+            loss, [own(p) for p in phi], unconnected_gradients="zero"
+        )
         # The gradient of an embedding is sparse.
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        step = [p - inner_lr * g for p, g in zip(phi, gradients, strict=True)]
-        trajectory.append(step)
+        trajectory.append(
+            [
+                untie(p) - inner_lr * g
+                for p, g in zip(phi, gradients, strict=True)
+            ]
+        )
     return Adaptation(tuple(trajectory), tuple(predictions))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import products
 from maml_tf.shapes import sizes
 
 
@@ -40,7 +41,7 @@ def convolve(x, kernel, strides, dilations, padding) -> tf.Tensor:
     rows, shape = patches(x, window, strides, dilations, padding)
     tasks, depth = sizes(kernel)[0], math.prod(window) * channels
     rows = tf.reshape(rows, [tasks, -1, depth])
-    y = rows @ tf.reshape(kernel, [tasks, depth, filters])
+    y = products.each(rows, tf.reshape(kernel, [tasks, depth, filters]))
     return tf.reshape(y, [*shape, filters])
 
 

@@ -1,8 +1,9 @@
-"""Which engine runs a meta-batch: all tasks at once, or one after another.
+"""Which engine runs a meta-batch: groups of tasks at once, or one by one.
 
-Both compute the same. *Stacked* keeps what the meta-gradient needs of all
-tasks, and is faster while that is small; *looped* keeps that of one task, and
-runs any Keras model.
+Both compute the same, and loop inside one graph. *Stacked* runs as many tasks
+at once as stay in the processor's caches, or nearly: their operations are
+larger, and cheaper to start. *Looped* runs one task by Keras's own layers,
+which is faster where one task fills the caches, and runs any Keras model.
 """
 
 from typing import NamedTuple
@@ -14,18 +15,27 @@ from maml_tf import functional, stacked
 
 ENGINES = ("auto", "stacked", "looped")
 
-STACKED_BYTES = 3e9
-"""The largest estimate, in bytes, at which tasks are stacked."""
+STACKED_BYTES = 150e6
+"""The largest estimate, in bytes, of tasks that are stacked."""
+
+_GROUP = {"stacked": None, "looped": 1}
 
 # Operations whose result shares memory with their input, or is a weight.
-_WITHOUT_MEMORY = {"Const", "Identity", "Placeholder", "Reshape"}
+_WITHOUT_MEMORY = {"Const", "Identity", "Placeholder", "Reshape", "Unpack"}
 
 
 class Choice(NamedTuple):
-    """An engine, and the reason for it in words."""
+    """An engine.
+
+    Attributes:
+      engine: "stacked" or "looped".
+      reason: for it, in words.
+      group: how many tasks run at once; `None` for all of a meta-batch.
+    """
 
     engine: str
     reason: str
+    group: int | None
 
 
 def choose(engine: str, network: keras.Model) -> Choice | None:
@@ -42,8 +52,8 @@ def choose(engine: str, network: keras.Model) -> Choice | None:
     if engine == "stacked" and reasons:
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")
     if engine != "auto":
-        return Choice(engine, "as asked for")
-    return Choice("looped", "; ".join(reasons)) if reasons else None
+        return Choice(engine, "as asked for", _GROUP[engine])
+    return Choice("looped", "; ".join(reasons), 1) if reasons else None
 
 
 def choose_by_size(
@@ -57,9 +67,9 @@ def choose_by_size(
 ) -> Choice:
     """Returns the engine for a network that can be stacked.
 
-    The estimate is B · (U s + q) bytes, where s and q are what one task's
-    support and query pass compute. It is rough. A first-order inner loop
-    keeps one pass of the U.
+    A task takes U s + q bytes, where s and q are what its support and query
+    pass compute: a rough estimate. A first-order inner loop keeps one pass of
+    the U. Groups are equal, and stacked from two tasks on.
 
     Args:
       network: a network that can be stacked.
@@ -75,11 +85,22 @@ def choose_by_size(
     )
     tasks = support_x.shape[0]
     if None in (support, query, tasks):
-        return Choice("stacked", "sizes are not known")
+        return Choice("stacked", "sizes are not known", None)
     passes = min(inner_steps, 1) if first_order else inner_steps
-    needed = tasks * (passes * support + query)
-    name = "stacked" if needed <= STACKED_BYTES else "looped"
-    return Choice(name, f"stacking takes about {needed / 1e6:,.2f} MB")
+    needed = passes * support + query
+    group = _largest_divisor(tasks, STACKED_BYTES / needed)
+    name = "stacked" if group >= min(tasks, 2) else "looped"
+    reason = f"{group} at once, each takes about {needed / 1e6:,.2f} MB"
+    return Choice(name, reason, group)
+
+
+def _largest_divisor(number, limit):
+    """Returns the largest divisor up to a limit, or 1."""
+    return max(
+        d
+        for d in range(1, number + 1)
+        if number % d == 0 and d <= max(1, limit)
+    )
 
 
 def _pass_bytes(apply_fn, variables, x):

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, functional, stacked
+from maml_tf import engines, functional, shapes, stacked
 from maml_tf.adaptation import adapt
 from maml_tf.losses import TaskLoss
+from maml_tf.tied import tie
 
 
 class Predictions(NamedTuple):
@@ -55,8 +56,8 @@ class MAML(keras.Model):
         before adaptation, on the support set (`pre_NAME`), and after the last
         inner step, on the query set (`post_NAME`).
       engine: "stacked" runs all tasks at once, "looped" one after another,
-        "auto" chooses, see `maml_tf.engines`. The looped engine trains on a
-        loss that is a mean over tasks.
+        "auto" chooses, also groups of tasks, see `maml_tf.engines`. Except
+        for the first, training takes a loss that is a mean over tasks.
       block: meta-updates in one training step. Above 1 a training element is
         a block of meta-batches with one more leading axis, which saves time
         where an update takes about a millisecond.
@@ -130,7 +131,7 @@ class MAML(keras.Model):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
         seeds = self._seeds(inputs, training)
         if self.engine_for(inputs).engine == "stacked":
-            return self._all_at_once(inputs, seeds[0], training)
+            return self._all_at_once(inputs, seeds, training)
         signature = self._signature(inputs, training)
         return tf.map_fn(
             lambda task: self._one_task(*task, training),
@@ -157,21 +158,24 @@ class MAML(keras.Model):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         seeds = self._seeds(x, training=True)
-        if self.engine_for(x).engine == "stacked":
-            result = self._meta_gradient(data, self._all_at_once, seeds[0])
+        choice = self.engine_for(x)
+        together = choice.engine == "stacked"
+        predict = self._all_at_once if together else self._alone
+        if choice.group in (None, x[0].shape[0]):
+            result = self._meta_gradient(data, predict, seeds)
         else:
-            result = self._task_by_task(data, seeds)
+            result = self._by_groups(data, predict, seeds, choice.group)
         (loss, gradients), predictions = result
         self._loss_tracker.update_state(loss)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self.compute_metrics(x, y, predictions, weight)
 
-    def _meta_gradient(self, data, predict, seed):
+    def _meta_gradient(self, data, predict, seeds):
         """Returns loss and meta-gradient, and the predictions."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape() as tape:
-            predictions = predict(x, seed, training=True)
+            predictions = predict(x, seeds, training=True)
             loss = self.compute_loss(x, y, predictions, weight)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
@@ -179,47 +183,49 @@ class MAML(keras.Model):
         )
         return (loss, [tf.convert_to_tensor(g) for g in gradients]), predictions
 
-    def _task_by_task(self, data, seeds):
+    def _by_groups(self, data, predict, seeds, group):
         """Returns what `_meta_gradient` returns, differentiating in a loop.
 
-        The gradient of each task is taken inside the loop's body, so that
-        memory holds one task's intermediate results.
+        The gradient of each group of tasks is taken inside the loop's body, so
+        that memory holds one group's intermediate results.
         """
-        tasks = _length(data)
+        groups = _map(lambda part: _in_groups(part, group), (data, seeds))
+        count = _length(groups)
 
-        def predict(x, seed, training):
-            predictions = self._one_task(_map(_first, x), seed, training)
-            return _map(_alone, predictions)
-
-        def body(task, sums, stored):
-            one = _map(lambda part: _alone(part[task]), data)
-            terms, predictions = self._meta_gradient(one, predict, seeds[task])
+        def body(i, sums, stored):
+            data, seeds = _map(lambda part: part[i], groups)
+            terms, predictions = self._meta_gradient(data, predict, seeds)
             sums = _map(tf.add, sums, terms)
-            stored = _map(lambda s, p: s.write(task, p[0]), stored, predictions)
-            return task + 1, sums, stored
+            stored = _map(lambda s, p: s.write(i, p), stored, predictions)
+            return i + 1, sums, stored
 
         zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
         stored = _map(
             lambda spec: tf.TensorArray(
-                spec.dtype, tasks, element_shape=spec.shape
+                spec.dtype, count, element_shape=[group, *spec.shape]
             ),
             self._signature(data[0], training=True),
         )
         _, sums, stored = tf.while_loop(
-            lambda task, *_: task < tasks,
+            lambda i, *_: i < count,
             body,
             (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
-            maximum_iterations=tasks,
-            parallel_iterations=1,  # more would hold more tasks in memory
+            maximum_iterations=count,
+            parallel_iterations=1,  # more would hold more groups in memory
         )
-        means = _map(lambda total: total / tf.cast(tasks, total.dtype), sums)
-        return means, _map(lambda s: s.stack(), stored)
+        means = _map(lambda total: total / tf.cast(count, total.dtype), sums)
+        return means, _map(lambda s: shapes.merge(s.stack()), stored)
 
-    def _all_at_once(self, inputs, seed, training) -> Predictions:
-        apply_fn = stacked.many_tasks(self.network, self.adapted, seed)
-        theta = [variable.value for variable in self.adapted]
-        theta = stacked.stack(theta, _length(inputs))
+    def _all_at_once(self, inputs, seeds, training) -> Predictions:
+        apply_fn = stacked.many_tasks(self.network, self.adapted, seeds[0])
+        tasks = _length(inputs)
+        theta = [tie(variable.value, tasks) for variable in self.adapted]
         return self._predict(apply_fn, 1, theta, inputs, training)
+
+    def _alone(self, inputs, seeds, training) -> Predictions:
+        """Returns predictions for a single task."""
+        inputs, seed = _map(lambda part: part[0], (inputs, seeds))
+        return _map(lambda p: p[None], self._one_task(inputs, seed, training))
 
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""
@@ -316,12 +322,9 @@ class JointTraining(MAML):
 _map = tf.nest.map_structure
 
 
-def _first(x):
-    return x[0]
-
-
-def _alone(x):
-    return x[None]
+def _in_groups(part, group):
+    """[B, …] → [B / group, group, …]."""
+    return tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]])
 
 
 def _length(data):

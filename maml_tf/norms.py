@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from maml_tf import convolution, exact, shapes
+from maml_tf import convolution, exact, products, shapes
 
 NORM_GRADIENTS = ("exact", "legacy")
 """How a normalisation's variance v is differentiated.
@@ -145,7 +145,8 @@ class NormalizedConv2D(layers.Layer):
         variance = tf.reduce_sum(k * (_mean_product(p, p) @ k), 1, True)
         if self.gradient == "legacy":
             variance += tf.square(m @ k - tf.stop_gradient(m @ k))
-        y = p @ (k * tf.math.rsqrt(variance + self.epsilon))
+        k *= tf.math.rsqrt(variance + self.epsilon)
+        y = products.each(p, k)
         y = tf.reshape(y, [*shape, self.filters])
         if self.max_pool:
             y = shapes.split(ops.max_pool(shapes.merge(y), 2), y)
@@ -230,4 +231,4 @@ def _mean_product(a, b):
     error moved ReLUs and maxima.)
     """
     count = tf.cast(tf.shape(b)[1], b.dtype)
-    return tf.matmul(a, b, transpose_a=True) / count
+    return products.each(a, b, transpose_a=True) / count

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import convolution, exact, norms, shapes
+from maml_tf import convolution, exact, norms, products, shapes
+from maml_tf.tied import Tied, attach, untie
 
 
 class Rule(NamedTuple):
@@ -101,16 +102,23 @@ def example_by_example(layer, weight, x):
 
 @rule(layers.Dense)
 def _dense(layer, weight, x):
-    return _finish(layer, weight, _product(x, weight(layer.kernel)))
+    return _finish(layer, weight, _product(x, weight, layer.kernel))
 
 
-def _product(x, kernel):
-    """[B, n, …, C] times [(B,) …, C, F] → [B, n, …, F]."""
-    *_, channels, filters = kernel.shape
-    kernel = shapes.with_tasks(kernel, [channels, filters])
-    tasks, *_ = shapes.sizes(kernel)
-    y = tf.reshape(x, [tasks, -1, channels]) @ kernel
-    return tf.reshape(y, [*shapes.sizes(x)[:-1], filters])
+def _product(x, weight, kernel):
+    """[B, n, …, C] times a kernel `[…, C, F]` → [B, n, …, F]."""
+    tasks, *others, channels = shapes.sizes(x)
+    value = weight.tied(kernel)
+    matrix = [channels, kernel.shape[-1]]
+    rows = tf.reshape(x, [tasks, -1, channels])
+    if isinstance(value, Tied):
+        y = shapes.merge(rows) @ tf.reshape(value.shared, matrix)
+        y = attach(
+            tf.reshape(y, [tasks, -1, matrix[1]]), value.own, lambda: rows
+        )
+    else:
+        y = products.each(rows, tf.reshape(value, [tasks, *matrix]))
+    return tf.reshape(y, [tasks, *others, matrix[1]])
 
 
 @rule(
@@ -121,14 +129,19 @@ def _product(x, kernel):
     groups=1,
 )
 def _conv(layer, weight, x):
-    kernel = weight(layer.kernel)
-    is_shared = len(kernel.shape) == len(layer.kernel.shape)
+    kernel = weight.tied(layer.kernel)
+    window, options = layer.kernel.shape[:-2], _options(layer)
     # Causal padding is no part of a layer's `convolution_op`.
-    if is_shared and layer.padding != "causal":
-        y = shapes.split(layer.convolution_op(shapes.merge(x), kernel), x)
+    if isinstance(kernel, Tied) and layer.padding != "causal":
+        y = shapes.split(
+            layer.convolution_op(shapes.merge(x), kernel.shared), x
+        )
+        y = attach(
+            y, kernel.own, lambda: convolution.patches(x, window, *options)[0]
+        )
     else:
-        kernel = shapes.with_tasks(kernel, layer.kernel.shape)
-        y = convolution.convolve(x, kernel, *_options(layer))
+        kernel = shapes.with_tasks(untie(kernel), layer.kernel.shape)
+        y = convolution.convolve(x, kernel, *options)
     return _finish(layer, weight, y)
 
 
@@ -144,7 +157,7 @@ def _depthwise_conv(layer, weight, x):
 )
 def _separable_conv(layer, weight, x):
     y = _depthwise(layer, weight, x, layer.depthwise_kernel)
-    return _finish(layer, weight, _product(y, weight(layer.pointwise_kernel)))
+    return _finish(layer, weight, _product(y, weight, layer.pointwise_kernel))
 
 
 def _depthwise(layer, weight, x, kernel):

@@ -25,8 +25,9 @@ import tensorflow as tf
 from maml_tf import exact, functional
 from maml_tf.adaptation import ApplyFn
 from maml_tf.rules import RULES, example_by_example, rule
+from maml_tf.tied import Tied, untie
 
-__all__ = ["example_by_example", "many_tasks", "rule", "stack", "unsupported"]
+__all__ = ["example_by_example", "many_tasks", "rule", "unsupported"]
 
 
 def unsupported(model: keras.Model) -> list[str]:
@@ -55,8 +56,8 @@ def many_tasks(
 
     Args:
       model: a sequential or functional model of layers with rules.
-      variables: the variables whose stacked values `[B, *shape]` are passed
-        as parameters. The others keep their own values.
+      variables: the variables whose stacked values `[B, *shape]`, or tied
+        ones, are passed as parameters. The others keep their own values.
       seed: integers `[2]`, which random layers need. Their numbers are a
         function of the seed, the count of calls so far and the place in the
         model; every task and example gets its own.
@@ -76,16 +77,11 @@ def many_tasks(
             id(variable): value
             for variable, value in zip(variables, parameters, strict=True)
         }
-        weight = _reader(values, _fold(seed, next(calls)))
+        weight = _Weights(values, _fold(seed, next(calls)))
         with exact.operations():
             return _run(_graph(model), weight, x)
 
     return apply_fn
-
-
-def stack(values: Sequence, tasks) -> list[tf.Tensor]:
-    """Returns each value `[*shape]` once for each task: `[tasks, *shape]`."""
-    return [tf.broadcast_to(v, [tasks, *v.shape]) for v in values]
 
 
 def _graph(layer):
@@ -136,19 +132,25 @@ def _calls(graph):
     return calls
 
 
-def _reader(values, seed):
-    """Returns `weight`: the value of a variable, or fresh seeds.
+class _Weights:
+    """The values of a layer's variables, and fresh seeds, as rules read them.
 
     A layer's `SeedGenerator` reads as a seed `[2]`, another one each time.
     """
-    draws = itertools.count()
 
-    def weight(variable):
+    def __init__(self, values, seed):
+        self._values = values
+        self._seed = seed
+        self._draws = itertools.count()
+
+    def __call__(self, variable):
         if isinstance(variable, keras.random.SeedGenerator):
-            return _fold(seed, next(draws))
-        return values.get(id(variable), variable.value)
+            return _fold(self._seed, next(self._draws))
+        return untie(self.tied(variable))
 
-    return weight
+    def tied(self, variable):
+        """Returns a value `[B, *shape]`, or a `Tied` one."""
+        return self._values.get(id(variable), Tied(variable.value))
 
 
 def _fold(seed, count):

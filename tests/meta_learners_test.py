@@ -295,7 +295,7 @@ def test_engine_is_chosen(monkeypatch):
 
     choice = choose(network)
     assert choice.engine == "stacked" and "MB" in choice.reason
-    assert choose(network, "looped") == ("looped", "as asked for")
+    assert choose(network, "looped") == ("looped", "as asked for", 1)
     choice = choose(recurrent())
     assert choice.engine == "looped" and "gru" in choice.reason
     monkeypatch.setattr(engines, "STACKED_BYTES", 1000)
@@ -304,11 +304,11 @@ def test_engine_is_chosen(monkeypatch):
         choose(network, "fast")
 
 
-# 3 tasks; each has 4 support and 6 query points, 8 bytes a number. A pass has
-# layers 1 → 2 → 1: products and sums of 2, a tanh of 2, a product and a sum
-# of 1: 8 numbers a point.
+# A task has 4 support and 6 query points, 8 bytes a number. A pass has layers
+# 1 → 2 → 1: products and sums of 2, a tanh of 2, a product and a sum of 1:
+# 8 numbers a point.
 @pytest.mark.parametrize(("first_order", "steps"), [(False, 10), (True, 1)])
-def test_estimate_counts_bytes(first_order, steps, float64):
+def test_groups_are_as_large_as_fits(first_order, steps, float64, monkeypatch):
     network = keras.Sequential(
         [
             keras.Input((1,)),
@@ -316,18 +316,40 @@ def test_estimate_counts_bytes(first_order, steps, float64):
             keras.layers.Dense(1),
         ]
     )
-    support, query = (tf.zeros([3, n, 1], tf.float64) for n in (4, 6))
-    choice = engines.choose_by_size(
-        network,
-        network.trainable_variables,
-        support,
-        query,
-        inner_steps=10,
-        first_order=first_order,
-    )
-    needed = 3 * 8 * 8 * (steps * 4 + 6)
-    assert choice.engine == "stacked"
+    needed = 8 * 8 * (steps * 4 + 6)
+
+    def choose(tasks, limit):
+        monkeypatch.setattr(engines, "STACKED_BYTES", limit)
+        support, query = (tf.zeros([tasks, n, 1], tf.float64) for n in (4, 6))
+        return engines.choose_by_size(
+            network,
+            network.trainable_variables,
+            support,
+            query,
+            inner_steps=10,
+            first_order=first_order,
+        )
+
+    choice = choose(6, 5 * needed)
+    assert (choice.engine, choice.group) == ("stacked", 3)
     assert f"{needed / 1e6:,.2f} MB" in choice.reason
+    assert choose(6, 2 * needed - 1).engine == "looped"
+    assert choose(1, needed - 1).engine == "stacked"
+
+
+def test_groups_are_the_same(float64, monkeypatch):
+    network, loss, data = images()
+    data = tf.nest.map_structure(lambda d: np.concatenate([d, d[::-1]]), data)
+    results = []
+    for group in (None, 2):
+        monkeypatch.setattr(
+            engines,
+            "choose",
+            lambda *_, g=group: engines.Choice("stacked", "", g),
+        )
+        learner = learn(MAML, network, loss, "graph")
+        results.append(loss_and_gradient(learner, data))
+    assert_close(*results)
 
 
 def recurrent():

@@ -8,6 +8,7 @@ from keras import layers
 
 from maml_tf import functional, losses, norms, stacked
 from maml_tf.adaptation import adapt
+from maml_tf.tied import tie
 
 TASKS, EXAMPLES, OUTPUTS = 2, 3, 2
 IMAGE, SERIES, VECTOR = (7, 5, 2), (6, 2), (3,)
@@ -235,6 +236,10 @@ def results(apply_fn, theta, shared, support, query):
     }
 
 
+def copies(variables):
+    return [tf.stack([v.value] * TASKS) for v in variables]
+
+
 def assert_close(actual, expected):
     """Relative to the largest entry of all arrays.
 
@@ -299,6 +304,36 @@ def test_stack_is_task_by_task(name, choice, float64):
         assert_close(together["shared"], [sum(each) for each in tasks])
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tied_parameters_are_copies(name, float64):
+    model = build(name)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(draw(rng, *variable.shape))
+    x = draw(rng, TASKS, EXAMPLES, *model.input_shape[1:])
+    y = draw(rng, TASKS, EXAMPLES, OUTPUTS)
+    values = [v.value for v in model.trainable_variables]
+
+    def meta_gradient(start):
+        apply_fn = stacked.many_tasks(model, model.trainable_variables)
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            phi = adapt(
+                apply_fn,
+                losses.mean_squared_error,
+                [start(v) for v in values],
+                x,
+                y,
+                inner_lr=0.1,
+                inner_steps=1,
+            ).phi[-1]
+            loss = losses.mean_squared_error(y, apply_fn(phi, x))
+        return [loss, *map(tf.convert_to_tensor, tape.gradient(loss, values))]
+
+    expected = meta_gradient(lambda v: tf.stack([v] * TASKS))
+    assert_close(meta_gradient(lambda v: tie(v, TASKS)), expected)
+
+
 @pytest.mark.parametrize("adapted", [True, False])
 def test_embedding_is_a_product_with_one_hot_vectors(adapted, float64):
     rng = np.random.default_rng(0)
@@ -321,7 +356,7 @@ def test_embedding_is_a_product_with_one_hot_vectors(adapted, float64):
             variable.assign(value)
         fast = variables[0 if adapted else 1 :]
         shared = [] if adapted else [variables[0].value]
-        theta = stacked.stack([v.value for v in fast], TASKS)
+        theta = copies(fast)
         apply_fn = stacked.many_tasks(model, fast)
         return results(apply_fn, theta, shared, (x, y), (x, y))
 
@@ -341,7 +376,7 @@ def test_tasks_and_examples_may_be_unknown(name):
     variables = model.trainable_variables
     apply_fn = stacked.many_tasks(model, variables)
     x = draw(np.random.default_rng(0), TASKS, EXAMPLES, *model.input_shape[1:])
-    arguments = stacked.stack([v.value for v in variables], TASKS), x
+    arguments = copies(variables), x
     unknown = (
         [tf.TensorSpec([None, *v.shape]) for v in variables],
         tf.TensorSpec([None, None, *x.shape[2:]], x.dtype),

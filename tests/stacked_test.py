@@ -35,11 +35,6 @@ def test_layers_use_exact_operations():
     assert second(tf.constant(1.0)) == 6
 
 
-def test_stack_repeats_values():
-    actual = stacked.stack([tf.constant([1.0, 2.0])], 3)
-    np.testing.assert_array_equal(actual[0], [[1.0, 2.0]] * 3)
-
-
 def sequential(*kinds):
     return keras.Sequential([keras.Input(IMAGE), *kinds])
 
