@@ -107,6 +107,60 @@ def mini_imagenet_conv(
     )
 
 
+def reptile_omniglot_conv(ways: int) -> keras.Model:
+    """Returns four strided blocks of 64 filters, flattened, and a dense.
+
+    Each block is convolution, batch normalisation with γ and β, ReLU.
+
+    Source: Nichol et al. 2018, section 6.1; `models.py` of
+    supervised-reptile.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            *_reptile_blocks(64, strides=2),
+            layers.Flatten(),
+            layers.Dense(ways),
+        ],
+        name="reptile_omniglot_conv",
+    )
+
+
+def reptile_mini_imagenet_conv(ways: int) -> keras.Model:
+    """Returns four max-pooled blocks of 32 filters, flattened, and a dense.
+
+    Each block is convolution, batch normalisation with γ and β, 2×2
+    max-pooling that keeps odd edges, ReLU; 84 → 42 → 21 → 11 → 6 pixels.
+
+    Source: as `reptile_omniglot_conv`.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((84, 84, 3)),
+            *_reptile_blocks(32, max_pool=True),
+            layers.Flatten(),
+            layers.Dense(ways),
+        ],
+        name="reptile_mini_imagenet_conv",
+    )
+
+
+def reptile_sinusoid_mlp() -> keras.Model:
+    """Returns the network 1 → 64 → 64 → 1 with tanh.
+
+    Source: Nichol et al. 2018, section 3.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((1,)),
+            layers.Dense(64, "tanh"),
+            layers.Dense(64, "tanh"),
+            layers.Dense(1),
+        ],
+        name="reptile_sinusoid_mlp",
+    )
+
+
 def _mlp(input_shape, hidden, outputs, norms, name):
     def dense(units):
         start = keras.initializers.TruncatedNormal(stddev=0.01)
@@ -135,6 +189,15 @@ def _conv_blocks(filters, norm, gradient, max_pool):
         else:
             yield layers.Conv2D(filters, 3, strides, padding="same")
             yield from norms(max_pool)
+        yield layers.ReLU()
+
+
+def _reptile_blocks(filters, strides=1, max_pool=False):
+    for _ in range(4):
+        yield layers.Conv2D(filters, 3, strides, padding="same")
+        yield BatchStatisticsNorm(scale=True)
+        if max_pool:
+            yield layers.MaxPooling2D(padding="same")
         yield layers.ReLU()
 
 

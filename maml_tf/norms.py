@@ -19,53 +19,71 @@ NORM_GRADIENTS = ("exact", "legacy")
 class BatchStatisticsNorm(layers.Layer):
     """Batch normalisation by the statistics of the batch at hand, always.
 
-        y = (x − m) / √(v + ε) + β
+        y = γ (x − m) / √(v + ε) + β
 
     Mean m and biased variance v are taken over all axes but the last, in
     training and in testing: there are no moving averages (*transductive* when
-    the batch is a query set). There is no scale γ.
+    the batch is a query set).
 
     Normalisation is increasing, so that the maximum of y is that of x,
     normalised. With `max_pool` only the maxima of 2×2 windows of x are.
 
-    Source: `contrib.layers.batch_norm` as cbfinn/maml calls it.
+    Source: `contrib.layers.batch_norm` as cbfinn/maml calls it, without γ;
+    `layers.batch_normalization` as supervised-reptile does, with it.
 
     Args:
       epsilon: ε.
       gradient: one of `NORM_GRADIENTS`, see there.
-      max_pool: whether y is max-pooled, in 2×2 windows without padding.
+      max_pool: whether y is max-pooled, in 2×2 windows without padding;
+        without γ only, which may be negative.
+      scale: whether there is a γ.
     """
 
     def __init__(
-        self, epsilon=1e-3, gradient="exact", max_pool=False, **kwargs
+        self,
+        epsilon=1e-3,
+        gradient="exact",
+        max_pool=False,
+        scale=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
         self.max_pool = max_pool
+        self.scale = scale
+        if max_pool and scale:
+            raise ValueError("max_pool: expected False with scale=True.")
 
     def build(self, input_shape):
+        channels = input_shape[-1:]
+        if self.scale:
+            self.gamma = self.add_weight(
+                shape=channels, initializer="ones", name="gamma"
+            )
         self.beta = self.add_weight(
-            shape=input_shape[-1:], initializer="zeros", name="beta"
+            shape=channels, initializer="zeros", name="beta"
         )
 
     def call(self, x):
         axes = list(range(len(x.shape) - 1))
-        return self.normalize(x, self.pool(x), self.beta, axes)
+        y = self.normalize(x, self.pool(x), axes)
+        return y * self.gamma + self.beta if self.scale else y + self.beta
 
     def pool(self, x):
         """Returns what is normalised: x `[n, …, C]`, or its maxima."""
         return ops.max_pool(x, 2) if self.max_pool else x
 
-    def normalize(self, x, pooled, beta, axes):
+    def normalize(self, x, pooled, axes):
         """Returns `pooled`, normalised by the statistics of x over `axes`."""
-        return _standardise(x, pooled, axes, self) + beta
+        return _standardise(x, pooled, axes, self)
 
     def get_config(self):
         own = {
             "epsilon": self.epsilon,
             "gradient": self.gradient,
             "max_pool": self.max_pool,
+            "scale": self.scale,
         }
         return {**super().get_config(), **own}
 

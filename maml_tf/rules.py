@@ -236,8 +236,10 @@ if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
 @rule(norms.BatchStatisticsNorm)
 def _batch_statistics_norm(layer, weight, x):
     pooled = shapes.split(layer.pool(shapes.merge(x)), x)
-    beta = shapes.align(weight(layer.beta), x)
-    return layer.normalize(x, pooled, beta, list(range(1, len(x.shape) - 1)))
+    y = layer.normalize(x, pooled, list(range(1, len(x.shape) - 1)))
+    if layer.scale:
+        y *= shapes.align(weight(layer.gamma), y)
+    return y + shapes.align(weight(layer.beta), y)
 
 
 @rule(norms.NormalizedConv2D)

@@ -1,0 +1,151 @@
+"""The inner loop of Reptile: descent over mini-batches, one after another.
+
+It is one loop in the graph, and nobody differentiates through it. Parameters
+are one vector, which costs an optimizer's step a few operations however many
+variables a network has.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maml_tf.adaptation import ApplyFn
+from maml_tf.inner_optimizers import InnerOptimizer, State
+from maml_tf.losses import TaskLoss
+
+
+class Descent(NamedTuple):
+    """Where a descent ended.
+
+    Attributes:
+      phi: the parameters, `[(B,) P]`.
+      state: the optimizer's.
+      loss: the sum over steps of each mini-batch's loss, summed over tasks.
+    """
+
+    phi: tf.Tensor
+    state: State
+    loss: tf.Tensor
+
+
+def descend(
+    apply_fn: Callable[[tf.Tensor], ApplyFn],
+    loss_fn: TaskLoss,
+    optimizer: InnerOptimizer,
+    start: tuple[tf.Tensor, State],
+    shapes: Sequence[Sequence[int]],
+    support: tuple[tf.Tensor, tf.Tensor],
+    batches: tf.Tensor,
+    weight_decay: float = 1.0,
+) -> Descent:
+    """Takes a step of the optimizer for each mini-batch, in order.
+
+        φ ← optimizer(w φ, ∇_φ L(f_{wφ}(xᵢ), yᵢ))
+
+    Source: Nichol et al. 2018, Algorithm 1 (arXiv 1803.02999).
+
+    Args:
+      apply_fn: maps the step i to a function of (parameters, inputs), whose
+        random numbers may depend on i.
+      loss_fn: maps (targets, predictions) to a loss, or one for each task.
+      optimizer: the inner optimizer.
+      start: parameters `[(B,) P]`, and the optimizer's state.
+      shapes: of the parameters, as `apply_fn` takes them.
+      support: inputs and targets, `[(B,) S, …]`.
+      batches: indices into the support set, `[(B,) U, b]`.
+      weight_decay: w, which multiplies the parameters before each step.
+    """
+    axis = len(batches.shape) - 2
+
+    def step(i, phi, state, total):
+        chosen = batches[..., i, :]
+        x, y = (tf.gather(part, chosen, batch_dims=axis) for part in support)
+        phi *= weight_decay
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(phi)
+            prediction = apply_fn(i)(unravel(phi, shapes), x)
+            loss = tf.reduce_sum(loss_fn(y, prediction))
+        gradient = tape.gradient(loss, phi, unconnected_gradients="zero")
+        phi, state = optimizer.update(gradient, state, phi)
+        return i + 1, phi, state, total + tf.cast(loss, total.dtype)
+
+    phi, state = start
+    steps = batches.shape[axis]
+    _, *end = tf.while_loop(
+        lambda i, *_: i < steps,
+        step,
+        (0, phi, state, tf.zeros([], phi.dtype)),
+        maximum_iterations=steps,
+    )
+    return Descent(*end)
+
+
+def ravel(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the numbers of several tensors in one vector `[P]`."""
+    return tf.concat([tf.reshape(v, [-1]) for v in values], 0)
+
+
+def unravel(vector: tf.Tensor, shapes: Sequence) -> list[tf.Tensor]:
+    """Returns tensors `[(B,) *shape]` of the numbers in `[(B,) P]`."""
+    parts = tf.split(vector, [math.prod(shape) for shape in shapes], -1)
+    tasks = [-1] * (len(vector.shape) - 1)
+    return [
+        tf.reshape(part, [*tasks, *shape])
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
+def draw_batches(
+    seed: tf.Tensor,
+    examples: int,
+    batch: int,
+    steps: int,
+    *,
+    replacement: bool = False,
+) -> tf.Tensor:
+    """Draws the mini-batches of one inner loop.
+
+    The support set is shuffled and dealt out in order; a batch that runs over
+    its end goes on in a new shuffle, and may so hold an example twice. With
+    `replacement` each batch is a sample of its own, of different examples.
+
+    Source: `_mini_batches` of supervised-reptile.
+
+    Args:
+      seed: integers `[2]`.
+      examples: S.
+      batch: b; at most S with `replacement`.
+      steps: U.
+      replacement: whether an example returns to the set after each batch.
+
+    Returns:
+      Indices below S, int32 `[U, b]`.
+    """
+    rounds = steps if replacement else math.ceil(steps * batch / examples)
+    keys = tf.random.stateless_uniform([rounds, examples], seed)
+    order = tf.argsort(keys)
+    if replacement:
+        return order[:, :batch]
+    dealt = tf.reshape(order, [-1])[: steps * batch]
+    return tf.reshape(dealt, [steps, batch])
+
+
+def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
+    """Splits a support set into the first `shots` of each class and others.
+
+    Args:
+      y: labels `[S]`, integers in 0 … N − 1.
+      ways: N.
+      shots: examples of each class in the tail.
+
+    Returns:
+      Indices of the others, `[S − N·shots]`, and of the tail, `[N·shots]`,
+      each in the support set's order.
+    """
+    same = tf.one_hot(tf.cast(y, tf.int32), ways, dtype=tf.int32)
+    earlier = tf.reduce_sum(tf.cumsum(same, exclusive=True) * same, -1)
+    order = tf.argsort(tf.cast(earlier < shots, tf.int32), stable=True)
+    others = y.shape[0] - ways * shots
+    return order[:others], order[others:]

@@ -1,0 +1,381 @@
+"""Reptile and FOML: first-order meta-learners that follow where tasks lead."""
+
+import keras
+import tensorflow as tf
+
+from maml_tf import descent, engines, functional, losses, stacked
+from maml_tf.inner_optimizers import InnerOptimizer, State
+
+SUM_OF_CROSS_ENTROPIES = losses.cross_entropy(1)
+
+
+class Reptile(keras.Model):
+    """Reptile: moves θ towards the parameters φ that tasks end at.
+
+        φᵢ = U steps of the inner optimizer on mini-batches of task i, from θ
+        θ ← θ + ε (Σᵢ φᵢ / B − θ)
+
+    θ − Σᵢ φᵢ / B is given to the compiled optimizer as a gradient, so that ε
+    is the learning rate of `keras.optimizers.SGD`, a number or a schedule.
+    Train it on elements `(support_x, support_y)` with a leading task axis B.
+    Called on `(support_x, support_y, query_x)` it predicts the queries after
+    adaptation, `[B, T, outputs]`.
+
+    While the inner optimizer remembers, as Adam does, tasks of training follow
+    one another, each with what the optimizer remembers of the ones before.
+    Called, a model leaves everything as it was.
+
+    Source: Nichol et al. 2018, Algorithm 2 (arXiv 1803.02999); behaviour of
+    supervised-reptile.
+
+    Args:
+      network: a built Keras model, f_θ. It always runs in training mode, with
+        dropout and batch statistics. All its trainable variables adapt.
+      inner_optimizer: see `maml_tf.inner_optimizers`.
+      inner_steps: U ≥ 1.
+      inner_batch: b, the size of mini-batches; default the support set.
+      inner_loss: maps (targets, predictions) of a mini-batch to a loss, see
+        `maml_tf.losses`. The default is the sum of cross-entropies.
+      test_inner_steps: U outside training; default `inner_steps`.
+      test_inner_batch: b outside training; default `inner_batch`.
+      replacement: whether each mini-batch is a sample of its own, see
+        `descent.draw_batches`.
+      weight_decay: multiplies all parameters before each inner step.
+      reset_inner_optimizer: whether it forgets before each task.
+      transductive: whether queries are predicted in one batch, which they all
+        see the statistics of; else each alone with the support set.
+      engine: "stacked" runs tasks at once, "looped" one by one, "auto" runs
+        them at once where it may and the network can.
+      seed: of mini-batches and random layers.
+
+    Raises:
+      ValueError: if an argument is out of range, or the network cannot run in
+        the chosen engine.
+    """
+
+    block = 1
+
+    def __init__(
+        self,
+        network: keras.Model,
+        inner_optimizer: InnerOptimizer,
+        *,
+        inner_steps: int,
+        inner_batch: int | None = None,
+        inner_loss: losses.TaskLoss = SUM_OF_CROSS_ENTROPIES,
+        test_inner_steps: int | None = None,
+        test_inner_batch: int | None = None,
+        replacement: bool = False,
+        weight_decay: float = 1.0,
+        reset_inner_optimizer: bool = False,
+        transductive: bool = False,
+        engine: str = "auto",
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        choice = engines.choose(engine, network)
+        self.network = network
+        self.inner_optimizer = inner_optimizer
+        self.inner_steps = inner_steps
+        self.inner_batch = inner_batch
+        self.inner_loss = inner_loss
+        self.test_inner_steps = test_inner_steps or inner_steps
+        self.test_inner_batch = test_inner_batch or inner_batch
+        self.replacement = replacement
+        self.weight_decay = weight_decay
+        self.reset_inner_optimizer = reset_inner_optimizer
+        self.transductive = transductive
+        self.seed = seed
+        for argument in ("inner_steps", "test_inner_steps"):
+            _at_least_one(argument, getattr(self, argument))
+        self._stacks = choice is None or choice.engine == "stacked"
+        self._shapes = [v.shape for v in network.trainable_variables]
+        self.inner_state = tf.nest.map_structure(
+            self._remember, inner_optimizer.init(self._theta())
+        )
+        self.built = True
+
+    @property
+    def carries(self) -> bool:
+        """Whether the inner optimizer remembers from task to task."""
+        return bool(self.inner_state.slots) and not self.reset_inner_optimizer
+
+    def train_step(self, data):
+        """Makes one meta-update; the metric is the mean inner loss."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, y = map(tf.convert_to_tensor, (x, y))
+        change, state, loss = self.changes(x, y, self.draw(y))
+        tf.nest.map_structure(
+            lambda v, value: v.assign(value), self.inner_state, state
+        )
+        gradients = descent.unravel(-change, self._shapes)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._loss_tracker.update_state(loss)
+        return self.get_metrics_result()
+
+    def changes(self, x, y, batches):
+        """Returns the mean change of θ over tasks, and what else it gives.
+
+        Args:
+          x: support inputs `[B, S, …]`.
+          y: targets `[B, S, …]`.
+          batches: groups of mini-batches, in order: indices `[B, U, b]` each.
+
+        Returns:
+          The change `[P]`, the inner optimizer's state, and the mean loss of
+          a mini-batch.
+        """
+        if self._stacks and not self.carries:
+            change, state, total = self._together(x, y, batches)
+        else:
+            change, state, total = self._in_turn(x, y, batches)
+        tasks = _length(x)
+        steps = sum(group.shape[1] for group in batches)
+        count = tf.cast(tasks * steps, total.dtype)
+        return change / tf.cast(tasks, change.dtype), state, total / count
+
+    def draw(self, y):
+        """Draws groups of mini-batches for a training step, `[B, U, b]` each.
+
+        Args:
+          y: targets `[B, S, …]`.
+        """
+        return [
+            self._draw(self._seed(True), y, self.inner_steps, self.inner_batch)
+        ]
+
+    def draw_test(self, y, seed):
+        """Draws the mini-batches of an evaluation, `[B, U, b]`."""
+        return self._draw(seed, y, self.test_inner_steps, self.test_inner_batch)
+
+    def change(self, start, ends):
+        """Returns how a task changes its parameters, of those it passed."""
+        return ends[-1] - start
+
+    def _together(self, x, y, batches):
+        start = self._stacked_start(_length(x))
+        ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
+        change = tf.reduce_sum(self.change(start[0], ends), 0)
+        return change, self._initial(), loss
+
+    def _in_turn(self, x, y, batches):
+        seeds = tf.random.split(self._seed(True), _length(x))
+
+        def body(i, total, state, loss):
+            if not self.carries:
+                state = self._initial()
+            start = self._theta(), state
+            groups = [group[i] for group in batches]
+            ends, state, more = self._descend(
+                start, x[i], y[i], groups, seeds[i]
+            )
+            total += self.change(start[0], ends)
+            return i + 1, total, state, loss + more
+
+        theta = self._theta()
+        start = (
+            0,
+            tf.zeros_like(theta),
+            self._initial(),
+            tf.zeros([], theta.dtype),
+        )
+        tasks = _length(x)
+        _, *sums = tf.while_loop(
+            lambda i, *_: i < tasks, body, start, parallel_iterations=1
+        )
+        return sums
+
+    def _descend(self, start, x, y, batches, seed):
+        """Descends one group of mini-batches after another.
+
+        Returns:
+          The parameters after each group, the state, and the sum of losses.
+        """
+        ends, total = [], 0.0
+        for number, group in enumerate(batches):
+            end = descent.descend(
+                self._apply_fn(len(group.shape) == 3, _fold(seed, number)),
+                self.inner_loss,
+                self.inner_optimizer,
+                start,
+                self._shapes,
+                (x, y),
+                group,
+                self.weight_decay,
+            )
+            start = end.phi, end.state
+            ends.append(end.phi)
+            total += end.loss
+        return ends, start[1], total
+
+    def _apply_fn(self, is_stacked, seed):
+        model = stacked.many_tasks if is_stacked else functional.one_task
+        variables = self.network.trainable_variables
+        return lambda i: model(self.network, variables, _fold(seed, i))
+
+    def call(self, inputs, training=False):
+        """Returns query predictions for `(support_x, support_y, query_x)`."""
+        x, y, query_x = inputs
+        seed, tasks = self._seed(training), _length(x)
+        batches = self.draw_test(y, seed)
+        if self._stacks:
+            return self._predict(
+                self._stacked_start(tasks), x, y, query_x, batches, seed
+            )
+        return tf.map_fn(
+            lambda task: self._predict((self._theta(), self._initial()), *task),
+            (x, y, query_x, batches, tf.random.split(seed, tasks)),
+            fn_output_signature=query_x.dtype,
+        )
+
+    def _predict(self, start, x, y, query_x, batches, seed):
+        """Returns the predictions of one task, or of a stack."""
+        ends, *_ = self._descend(start, x, y, [batches], seed)
+        phi = descent.unravel(ends[-1], self._shapes)
+        apply_fn = self._apply_fn(len(batches.shape) == 3, seed)(-1)
+        if self.transductive:
+            return apply_fn(phi, query_x)
+        return predict_alone(apply_fn, phi, x, query_x, len(batches.shape) - 2)
+
+    def _theta(self):
+        return descent.ravel(
+            [v.value for v in self.network.trainable_variables]
+        )
+
+    def _initial(self):
+        """Returns the state in which a task of evaluation begins."""
+        if self.reset_inner_optimizer:
+            return self.inner_optimizer.init(self._theta())
+        return tf.nest.map_structure(lambda v: v.value, self.inner_state)
+
+    def _stacked_start(self, tasks):
+        scalars, slots = self._initial()
+        theta, *slots = (
+            tf.broadcast_to(v, [tasks, *v.shape])
+            for v in (self._theta(), *slots)
+        )
+        return theta, State(scalars, tuple(slots))
+
+    def _remember(self, value):
+        variable = self.add_weight(
+            value.shape, dtype=value.dtype, trainable=False
+        )
+        variable.assign(value)
+        return variable
+
+    def _seed(self, training):
+        """Returns a seed `[2]`, another for each meta-update."""
+        compiled = training and self.optimizer is not None
+        update = self.optimizer.iterations if compiled else -1
+        return tf.stack(
+            [tf.cast(part, tf.int64) for part in (self.seed, update)]
+        )
+
+    def _draw(self, seed, y, steps, batch):
+        """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
+        examples = y.shape[1]
+        return tf.map_fn(
+            lambda seed: descent.draw_batches(
+                seed,
+                examples,
+                batch or examples,
+                steps,
+                replacement=self.replacement,
+            ),
+            tf.random.split(seed, _length(y)),
+            fn_output_signature=tf.int32,
+        )
+
+
+class FOML(Reptile):
+    """First-order meta-learning: follows each task's last mini-batch alone.
+
+        θ ← θ + ε Σᵢ (φᵢ − φᵢ′) / B
+
+    where φᵢ′ are the parameters before the last of the U inner steps.
+
+    Source: `FOML` of supervised-reptile; Nichol et al. 2018, section 6.2.
+
+    Args:
+      network: see `Reptile`, as for all other arguments.
+      inner_optimizer: see `Reptile`.
+      tail_shots: examples of each class that are set apart for the last
+        mini-batch; by default it is drawn like the others. It takes integer
+        labels and a network with an output for each class.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        inner_optimizer: InnerOptimizer,
+        *,
+        tail_shots: int | None = None,
+        **options,
+    ):
+        super().__init__(network, inner_optimizer, **options)
+        self.tail_shots = tail_shots
+
+    def change(self, start, ends):
+        """Returns the change by the last group: one mini-batch."""
+        before = ends[-2] if len(ends) > 1 else start
+        return ends[-1] - before
+
+    def draw(self, y):
+        """Draws all mini-batches but the last, and the last."""
+        if self.tail_shots is None:
+            (batches,) = super().draw(y)
+            groups = [batches[:, :-1], batches[:, -1:]]
+        else:
+            groups = self._draw_tailed(y)
+        return groups[self.inner_steps == 1 :]
+
+    def _draw_tailed(self, y):
+        ways = self.network.output_shape[-1]
+        others, tails = tf.map_fn(
+            lambda labels: descent.split_tail(labels, ways, self.tail_shots),
+            y,
+            fn_output_signature=(tf.int32, tf.int32),
+        )
+        batches = self._draw(
+            self._seed(True), others, self.inner_steps - 1, self.inner_batch
+        )
+        return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
+
+
+def predict_alone(apply_fn, phi, support_x, query_x, axis: int) -> tf.Tensor:
+    """Predicts each query in a batch of its own, with the support set.
+
+    Args:
+      apply_fn: maps (parameters, inputs) to predictions.
+      phi: parameters.
+      support_x: `[(B,) S, …]`.
+      query_x: `[(B,) T, …]`.
+      axis: of the examples.
+
+    Returns:
+      `[(B,) T, outputs]`.
+    """
+
+    def predict(t):
+        x = tf.concat([support_x, tf.gather(query_x, t[None], axis=axis)], axis)
+        return apply_fn(phi, x)[..., -1, :]
+
+    queries = query_x.shape[axis]
+    predictions = tf.map_fn(
+        predict, tf.range(queries), fn_output_signature=query_x.dtype
+    )
+    return tf.stack(tf.unstack(predictions, queries), axis)
+
+
+def _fold(seed, number):
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def _length(x):
+    return x.shape[0] or tf.shape(x)[0]
+
+
+def _at_least_one(argument, value):
+    if value < 1:
+        raise ValueError(f"{argument}: expected at least 1, got {value}.")
