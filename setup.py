@@ -32,7 +32,12 @@ setuptools.setup(
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "test": ["psutil", "pytest", "ruff"],
     },
-    entry_points={"console_scripts": ["maml-tf = maml_tf.main:run"]},
+    entry_points={
+        "console_scripts": [
+            "maml-tf = maml_tf.main:run",
+            "reptile-tf = maml_tf.main_reptile:run",
+        ]
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3.10",

@@ -89,13 +89,14 @@ class TrainingLog(IterationCallback):
 
     Every `window` iterations the learner's metrics are written and start
     afresh; every `print_interval` the mean of the windows since is printed as
-    cbfinn/maml prints it, before and after adaptation.
+    cbfinn/maml prints it, before and after adaptation, unless there is no line.
 
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
       writer: a `tf.summary` writer, or `None`.
-      line: makes the printed line of an iteration and a row of means.
+      line: makes the printed line of an iteration and a row of means, or
+        `None`.
       window: in iterations.
       print_interval: in iterations, a multiple of `window`.
     """
@@ -105,10 +106,10 @@ class TrainingLog(IterationCallback):
         start: int,
         table: Table,
         writer,
-        line: Callable[[int, dict[str, float]], str],
+        line: Callable[[int, dict[str, float]], str] | None,
         *,
         window: int,
-        print_interval: int,
+        print_interval: int = 1,
     ):
         super().__init__(start)
         self.table = table
@@ -138,7 +139,7 @@ class TrainingLog(IterationCallback):
         self.table.append(iteration, means)
         write_scalars(self.writer, iteration, means)
         self.model.reset_metrics()
-        if iteration % self.print_interval == 0:
+        if self.line and iteration % self.print_interval == 0:
             rows = self.table.rows[-self.print_interval // self.window :]
             means = {k: np.mean([row[k] for row in rows]) for k in means}
             print_line(self.line(iteration, means))
@@ -195,6 +196,45 @@ class Validation(Curve):
         *_, score = means.values()
         after = score[self.model.inner_steps]
         print_line(f"Validation results: {score[0]}, {after}")
+
+
+class TaskScores(IterationCallback):
+    """Scores a task of each part of the classes, at regular intervals.
+
+    It does so after the first update, and prints supervised-reptile's line.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      table: where rows go.
+      writers: `tf.summary` writers by part, or `None`s.
+      scores: by part, a function from the count of updates before to the
+        scores of tasks.
+      name: of the score, in TensorBoard.
+      interval: in iterations.
+    """
+
+    def __init__(self, start, table, writers, scores, name, interval):
+        super().__init__(start)
+        self.table = table
+        self.writers = writers
+        self.scores = scores
+        self.name = name
+        self.interval = interval
+
+    def on_iteration(self, iteration):
+        """Writes and prints the means over tasks."""
+        batch = iteration - 1
+        if batch % self.interval:
+            return
+        row = {
+            part: float(np.mean(score(batch)))
+            for part, score in self.scores.items()
+        }
+        self.table.append(iteration, row)
+        for part, value in row.items():
+            write_scalars(self.writers[part], batch, {self.name: value})
+        values = " ".join(f"{part}={value:f}" for part, value in row.items())
+        print_line(f"batch {batch}: {values}")
 
 
 class Saver(IterationCallback):
@@ -278,13 +318,15 @@ class NonFiniteGuard(IterationCallback):
     Args:
       start: the iteration at which the run starts or continues.
       sampler: meta-batch t is `sampler(t)`.
+      rates: the flags to lower.
       interval: in iterations. It divides that of everything which saves the
         state or resets the metrics.
     """
 
-    def __init__(self, start: int, sampler, interval: int = 10):
+    def __init__(self, start: int, sampler, rates: str, interval: int = 10):
         super().__init__(start)
         self.sampler = sampler
+        self.rates = rates
         self.interval = interval
         self.done = start
 
@@ -311,7 +353,7 @@ class NonFiniteGuard(IterationCallback):
 
     def _keep(self, iteration):
         self._variables = [
-            *self.model.network.variables,
+            *self.model.variables,
             *self.model.optimizer.variables,
         ]
         self._values = [v.numpy() for v in self._variables]
@@ -322,33 +364,16 @@ class NonFiniteGuard(IterationCallback):
             variable.assign(value)
         for t in range(self._good, iteration):
             x, y = self.sampler(tf.constant(t, tf.int64))
-            for name, tensor in _training_tensors(self.model, x, y):
+            for name, tensor in self.model.diagnose(x, y):
                 if not np.isfinite(tensor).all():
                     return (
                         f"Not finite at iteration {t + 1}: first the {name}. "
-                        "Lower --update_lr or --meta_lr."
+                        f"Lower {self.rates}."
                     )
             if self.model.block > 1:
                 x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
         return f"Not finite between iterations {self._good} and {iteration}."
-
-
-def _training_tensors(learner, x, y):
-    """Yields what a training step computes, in order, with names."""
-    with tf.GradientTape() as tape:
-        predictions = learner(x, training=True)
-        loss = learner.compute_loss(x, y, predictions)
-    yield "inputs", x[0]
-    yield "support prediction before adaptation", predictions.support
-    steps = learner.inner_steps
-    yield f"query prediction after {steps} inner steps", predictions.query[-1]
-    yield "loss", loss
-    variables = learner.trainable_variables
-    values = [variable.value for variable in variables]
-    gradients = tape.gradient(loss, values, unconnected_gradients="zero")
-    for variable, gradient in zip(variables, gradients, strict=True):
-        yield f"meta-gradient of {variable.path}", gradient
 
 
 def write_scalars(writer, step: int, values: dict[str, float]) -> None:

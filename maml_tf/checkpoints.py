@@ -1,6 +1,6 @@
 """Checkpoints of a training run: whole or absent, exact, ten kept.
 
-`model{iteration}.npz` holds the network's weights, the optimizer's state and
+`model{iteration}.npz` holds the network's weights, the optimizers' states and
 the running metrics after `iteration` updates: all that training depends on,
 since meta-batch t depends on (seed, t) alone.
 """
@@ -102,6 +102,7 @@ def _state(learner):
     """Returns all variables that training changes, by name."""
     groups = {
         "network": learner.network.variables,
+        "inner": learner.inner_variables,
         "optimizer": learner.optimizer.variables,
         "metrics": learner.metrics_variables,
     }

@@ -1,13 +1,13 @@
 """One run's settings: a frozen dataclass that validates itself.
 
 Fields carry the field's names; `FLAGS` maps those that cbfinn/maml calls
-otherwise. Standard library only.
+otherwise.
 """
 
 import dataclasses
-import json
-import math
 import os
+
+from maml_tf.settings import Settings
 
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
 NORMS = ("batch_norm", "layer_norm", "None")
@@ -15,29 +15,25 @@ NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
 EVALUATION_TASKS = 600
 
-FLAGS = {
-    "ways": "num_classes",
-    "meta_iterations": "metatrain_iterations",
-    "shots": "update_batch_size",
-    "inner_lr": "update_lr",
-    "inner_steps": "num_updates",
-    "first_order": "stop_grad",
-    "train_shots": "train_update_batch_size",
-    "train_inner_lr": "train_update_lr",
-}
-
-
-class ConfigError(ValueError):
-    """A setting that makes no sense; the message names its flag."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """The settings of one run; defaults and meanings are cbfinn/maml's.
 
     Raises:
       ConfigError: if a value, or a combination, makes no sense.
     """
+
+    FLAGS = {
+        "ways": "num_classes",
+        "meta_iterations": "metatrain_iterations",
+        "shots": "update_batch_size",
+        "inner_lr": "update_lr",
+        "inner_steps": "num_updates",
+        "first_order": "stop_grad",
+        "train_shots": "train_update_batch_size",
+        "train_inner_lr": "train_update_lr",
+    }
 
     datasource: str = "sinusoid"
     ways: int = 5
@@ -135,72 +131,35 @@ class Config:
         ]
         return "".join(parts)
 
-    def to_json(self, explanation: str) -> str:
-        """Returns all settings and what they mean, one fact a line."""
-        facts = {"explanation": explanation.splitlines()}
-        settings = dataclasses.asdict(self)
-        whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
-        return whole + "\n"
-
     def _check_choices(self):
-        _choose(self, "datasource", DATASOURCES)
-        _choose(self, "norm", NORMS)
-        _choose(self, "norm_gradient", NORM_GRADIENTS)
-        _choose(self, "engine", ENGINES)
-        _choose(self, "baseline", (None, "oracle"))
+        self.check_choice("datasource", DATASOURCES)
+        self.check_choice("norm", NORMS)
+        self.check_choice("norm_gradient", NORM_GRADIENTS)
+        self.check_choice("engine", ENGINES)
+        self.check_choice("baseline", (None, "oracle"))
 
     def _check_numbers(self):
         for name in ("meta_batch_size", "shots", "num_filters"):
-            _at_least(self, name, 1)
-        _at_least(self, "ways", 2)
-        _at_least(self, "inner_steps", 1)
+            self.check_at_least(name, 1)
+        self.check_at_least("ways", 2)
+        self.check_at_least("inner_steps", 1)
         for name in ("pretrain_iterations", "meta_iterations", "seed"):
-            _at_least(self, name, 0)
-        _at_least(self, "test_iter", -1)
+            self.check_at_least(name, 0)
+        self.check_at_least("test_iter", -1)
         for name in ("meta_lr", "inner_lr"):
-            _positive(self, name)
+            self.check_positive(name)
         if self.train_shots != -1:
-            _at_least(self, "train_shots", 1)
+            self.check_at_least("train_shots", 1)
         if self.train_inner_lr != -1:
-            _positive(self, "train_inner_lr")
+            self.check_positive("train_inner_lr")
 
     def _check_combinations(self):
         if self.is_oracle and self.is_classification:
-            _refuse(self, "baseline", "None unless --datasource=sinusoid")
+            self.refuse("baseline", "None unless --datasource=sinusoid")
         if self.datasource == "miniimagenet" and not self.max_pool:
-            _refuse(self, "max_pool", "True with --datasource=miniimagenet")
+            self.refuse("max_pool", "True with --datasource=miniimagenet")
         if self.train and sum(self.phases) == 0:
-            _refuse(
-                self,
+            self.refuse(
                 "meta_iterations",
                 "at least 1 iteration here or in --pretrain_iterations",
             )
-
-
-def flag_name(field: str) -> str:
-    """Returns the command line's name of a field of `Config`."""
-    return FLAGS.get(field, field)
-
-
-def _refuse(config, field, expected):
-    found = getattr(config, field)
-    raise ConfigError(
-        f"--{flag_name(field)}: expected {expected}, got {found!r}."
-    )
-
-
-def _choose(config, field, choices):
-    if getattr(config, field) not in choices:
-        names = ", ".join(str(choice) for choice in choices)
-        _refuse(config, field, f"one of {names}")
-
-
-def _at_least(config, field, least):
-    if getattr(config, field) < least:
-        _refuse(config, field, f"an integer of at least {least}")
-
-
-def _positive(config, field):
-    value = getattr(config, field)
-    if not (value > 0 and math.isfinite(value)):
-        _refuse(config, field, "a positive number")

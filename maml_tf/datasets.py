@@ -123,8 +123,33 @@ def split_omniglot(names: Sequence[str]) -> Split:
     return Split(*np.split(np.array(order, np.int64), [1100, 1200]))
 
 
+def split_omniglot_reptile(
+    names: Sequence[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits Omniglot's classes: 1200 for training, the rest for testing.
+
+    Shuffles the sorted list with Python's generator. Source: `omniglot.py` of
+    supervised-reptile, draw for draw.
+
+    Args:
+      names: the sorted names of the classes, as in `ImageClasses`.
+      seed: of the run.
+
+    Returns:
+      Indices into `names`, in the shuffled order.
+    """
+    order = list(range(len(names)))
+    random.Random(seed).shuffle(order)
+    return tuple(np.split(np.array(order, np.int64), [1200]))
+
+
 def check_enough(
-    classes: int, images_per_class: int, *, ways: int, images_needed: int
+    classes: int,
+    images_per_class: int,
+    *,
+    ways: int,
+    images_needed: int,
+    flags: tuple[str, str] = ("num_classes", "update_batch_size"),
 ) -> None:
     """Checks that a task need not repeat a class or an image.
 
@@ -133,18 +158,14 @@ def check_enough(
       images_per_class: images in each.
       ways: different classes in a task, N.
       images_needed: different images per class in a task, K + Q.
+      flags: the names of the flags that set the two.
 
     Raises:
       DataError: if there are fewer than a task needs.
     """
     for flag, unit, needed, available in (
-        ("num_classes", "classes", ways, classes),
-        (
-            "update_batch_size",
-            "images a class",
-            images_needed,
-            images_per_class,
-        ),
+        (flags[0], "classes", ways, classes),
+        (flags[1], "images a class", images_needed, images_per_class),
     ):
         if needed > available:
             raise DataError(

@@ -1,12 +1,13 @@
 """`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
 
 import os
-import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
-from maml_tf.config import Config, ConfigError, flag_name
+from maml_tf import command_line
+from maml_tf.config import Config
+from maml_tf.settings import ConfigError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -104,7 +105,7 @@ def config_from_flags(values: flags.FlagValues) -> Config:
       ConfigError: if they make no sense.
     """
     fields = {
-        field: values[flag_name(field)].value
+        field: values[Config.flag_name(field)].value
         for field in Config.__dataclass_fields__
     }
     if fields["baseline"] == "None":
@@ -118,18 +119,14 @@ def main(argv: list[str]) -> int:
 
 
 def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
-    """Calls `action` with the settings; wrong input is one line, status 1."""
-    try:
+    """Calls `action` with the settings of the flags, see `command_line`."""
+
+    def with_settings():
         if len(argv) > 1:
             raise ConfigError(f"expected flags only, got {argv[1]!r}.")
         action(config_from_flags(flags.FLAGS))
-    except KeyboardInterrupt as interrupt:
-        print(f"Stopped by {interrupt}; the same command continues.")
-        return 130
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"maml-tf: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command_line.guarded("maml-tf", with_settings)
 
 
 def _run(config):

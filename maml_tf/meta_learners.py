@@ -69,6 +69,8 @@ class MAML(keras.Model):
         the chosen engine.
     """
 
+    inner_variables = ()  # gradient descent remembers nothing
+
     def __init__(
         self,
         network: keras.Model,
@@ -281,6 +283,22 @@ class MAML(keras.Model):
             self.trackers[f"post_{name}"].update_state(after)
         y, y_pred = self.objective(x, y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def diagnose(self, x, y):
+        """Yields what a training step computes, in order, with names."""
+        with tf.GradientTape() as tape:
+            predictions = self(x, training=True)
+            loss = self.compute_loss(x, y, predictions)
+        yield "inputs", x[0]
+        yield "support prediction before adaptation", predictions.support
+        after = f"after {self.inner_steps} inner steps"
+        yield f"query prediction {after}", predictions.query[-1]
+        yield "loss", loss
+        variables = self.trainable_variables
+        values = [variable.value for variable in variables]
+        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+        for variable, gradient in zip(variables, gradients, strict=True):
+            yield f"meta-gradient of {variable.path}", gradient
 
     def predict_step(self, data):
         """Returns the query predictions after the last inner step."""

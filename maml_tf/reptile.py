@@ -97,6 +97,11 @@ class Reptile(keras.Model):
         self.built = True
 
     @property
+    def inner_variables(self) -> list[keras.Variable]:
+        """What the inner optimizer remembers."""
+        return tf.nest.flatten(self.inner_state)
+
+    @property
     def carries(self) -> bool:
         """Whether the inner optimizer remembers from task to task."""
         return bool(self.inner_state.slots) and not self.reset_inner_optimizer
@@ -134,6 +139,17 @@ class Reptile(keras.Model):
         steps = sum(group.shape[1] for group in batches)
         count = tf.cast(tasks * steps, total.dtype)
         return change / tf.cast(tasks, change.dtype), state, total / count
+
+    def diagnose(self, x, y):
+        """Yields what a training step computes, in order, with names."""
+        yield "inputs", x
+        change, _, loss = self.changes(x, y, self.draw(y))
+        yield "inner loss", loss
+        changes = descent.unravel(change, self._shapes)
+        for variable, part in zip(
+            self.trainable_variables, changes, strict=True
+        ):
+            yield f"change of {variable.path}", part
 
     def draw(self, y):
         """Draws groups of mini-batches for a training step, `[B, U, b]` each.

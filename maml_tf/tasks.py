@@ -54,11 +54,17 @@ def draw_sinusoids(
     return _sinusoids(x, amplitude, phase, np.sin)
 
 
-def sinusoids_at(seed: int, t, tasks: int, points: int) -> Sinusoids:
+def sinusoids_at(
+    seed: int,
+    t,
+    tasks: int,
+    points: int,
+    phases: tuple[float, float] = PHASES,
+) -> Sinusoids:
     """Draws meta-batch t of sinusoid tasks inside a graph, float32."""
     seeds = tf.random.split(_seed(seed, t), 3)
     amplitude = tf.random.stateless_uniform([tasks], seeds[0], *AMPLITUDES)
-    phase = tf.random.stateless_uniform([tasks], seeds[1], *PHASES)
+    phase = tf.random.stateless_uniform([tasks], seeds[1], *phases)
     x = tf.random.stateless_uniform([tasks, points, 1], seeds[2], *INPUTS)
     return _sinusoids(x, amplitude, phase, tf.sin)
 
@@ -84,12 +90,22 @@ def split_regression(sinusoids: Sinusoids, shots: int, oracle: bool = False):
 
 
 def sinusoid_sampler(
-    *, meta_batch_size: int, shots: int, seed: int, oracle: bool = False
+    *,
+    meta_batch_size: int,
+    shots: int,
+    seed: int,
+    queries: int | None = None,
+    oracle: bool = False,
+    phases: tuple[float, float] = PHASES,
 ) -> Sampler:
-    """Returns the function from t to meta-batch t of sinusoid regression."""
+    """Returns the function from t to meta-batch t of sinusoid regression.
+
+    There are `queries` query points, by default as many as support points.
+    """
+    points = shots + (queries or shots)
 
     def meta_batch(t):
-        drawn = sinusoids_at(seed, t, meta_batch_size, 2 * shots)
+        drawn = sinusoids_at(seed, t, meta_batch_size, points, phases)
         return split_regression(drawn, shots, oracle)
 
     return meta_batch
@@ -218,6 +234,79 @@ def image_sampler(
     return meta_batch
 
 
+def class_sampler(
+    images: np.ndarray,
+    *,
+    ways: int,
+    shots: int,
+    meta_batch_size: int,
+    seed: int,
+    rotate: bool = False,
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function from t to meta-batch t of N·K labelled images.
+
+    A task is N different classes in random order, and K different images of
+    each. Fresh for every t.
+
+    Source: `_sample_mini_dataset` of supervised-reptile.
+
+    Args:
+      images: `[classes, images of each, height, width, channels]`.
+      ways: N.
+      shots: K.
+      meta_batch_size: B.
+      seed: of all draws.
+      rotate: whether each class turned by 90°, 180° and 270° is one more.
+
+    Returns:
+      A function to float32 images `[B, N·K, …]` and int32 labels `[B, N·K]`,
+      class by class.
+    """
+    count, per_class, *shape = images.shape
+    pixels = tf.constant(images.reshape(count * per_class, -1))
+    quarter_turns = _quarter_turns(shape)
+    turns = 4 if rotate else 1
+    labels = np.tile(np.repeat(np.arange(ways), shots), (meta_batch_size, 1))
+
+    def meta_batch(t):
+        seeds = tf.random.split(_seed(seed, t), 2)
+        drawn = [meta_batch_size, ways, 1]
+        chosen = _different(seeds[0], [meta_batch_size], count * turns, ways)
+        chosen = tf.reshape(chosen, drawn)
+        image = _different(seeds[1], drawn[:2], per_class, shots)
+        x = tf.gather(pixels, chosen // turns * per_class + image)
+        turned = tf.repeat(chosen % turns, shots, axis=2)
+        x = tf.gather(x, tf.gather(quarter_turns, turned), batch_dims=3)
+        x = tf.reshape(x, [*labels.shape, *shape])
+        return tf.cast(x, tf.float32), tf.constant(labels, tf.int32)
+
+    return meta_batch
+
+
+def split_queries(x: tf.Tensor, y: tf.Tensor, ways: int) -> MetaBatch:
+    """Makes the first example of each class a query, the others the support.
+
+    Args:
+      x: `[B, N·(K + 1), …]`, class by class.
+      y: labels `[B, N·(K + 1)]`.
+      ways: N.
+
+    Returns:
+      `((support_x, support_y, query_x), query_y)`.
+    """
+
+    def split(part):
+        tasks, examples, *shape = part.shape
+        each = tf.reshape(part, [tasks, ways, examples // ways, *shape])
+        return (
+            tf.reshape(each[:, :, 1:], [tasks, examples - ways, *shape]),
+            each[:, :, 0],
+        )
+
+    (support_x, query_x), (support_y, query_y) = split(x), split(y)
+    return (support_x, support_y, query_x), query_y
+
+
 def meta_batches(sampler: Sampler, start: int = 0) -> tf.data.Dataset:
     """Returns the meta-batches start, start + 1, … of a sampler."""
     endless = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
@@ -243,6 +332,16 @@ def _arrange(chosen, seed):
     labels = tf.reshape(labels, [tasks, slots * ways])
     turns = tf.gather(turns, labels, batch_dims=1)
     return tf.reshape(chosen, labels.shape), turns, labels
+
+
+def _different(seed, rows, count, drawn):
+    """Returns different numbers below `count`, in random order, in each row.
+
+    Returns:
+      int32 `[*rows, drawn]`.
+    """
+    keys = tf.random.stateless_uniform([*rows, count], seed)
+    return tf.math.top_k(keys, drawn).indices
 
 
 def _quarter_turns(shape):

@@ -232,7 +232,9 @@ def _fit(config, learner, training, validation, phase, start, end):
             shuffle=False,
             verbose=0,
             callbacks=[
-                callbacks.NonFiniteGuard(start, training),
+                callbacks.NonFiniteGuard(
+                    start, training, "--update_lr or --meta_lr"
+                ),
                 *_logging(config, learner, training, validation, phase, start),
                 callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
                 stop,

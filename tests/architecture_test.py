@@ -10,7 +10,10 @@ import pytest
 # A module imports from lower ones of its own side, or of no side; data and
 # learners meet only in modules of both sides.
 ARCHITECTURE = {
+    "settings": ("", ""),
     "config": ("", ""),
+    "reptile_config": ("", ""),
+    "command_line": ("", ""),
     "files": ("", ""),
     "losses": ("learner", "tensorflow"),
     "shapes": ("learner", "tensorflow"),
@@ -26,6 +29,9 @@ ARCHITECTURE = {
     "stacked": ("learner", "keras tensorflow"),
     "engines": ("learner", "keras tensorflow"),
     "meta_learners": ("learner", "keras tensorflow"),
+    "inner_optimizers": ("learner", "tensorflow"),
+    "descent": ("learner", "tensorflow"),
+    "reptile": ("learner", "keras tensorflow"),
     "cache": ("data", "numpy"),
     "datasets": ("data", "PIL numpy tensorflow_datasets"),
     "tasks": ("data", "numpy tensorflow"),
@@ -35,9 +41,11 @@ ARCHITECTURE = {
     "explain": ("learner", "keras"),
     "plots": ("", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
+    "reptile_train": ("both", "keras numpy tensorflow"),
     "__init__": ("both", ""),
     "main": ("both", "absl numpy"),
     "main_quickstart": ("both", "absl"),
+    "main_reptile": ("both", "absl numpy"),
 }
 ORDER = list(ARCHITECTURE)
 PACKAGE = pathlib.Path(__file__).parents[1] / "maml_tf"

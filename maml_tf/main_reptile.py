@@ -1,0 +1,205 @@
+"""`reptile-tf`: meta-trains and evaluates from supervised-reptile's commands."""
+
+import os
+import sys
+import textwrap
+
+from absl import flags
+
+from maml_tf import command_line
+from maml_tf.reptile_config import ReptileConfig
+from maml_tf.settings import ConfigError
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
+_FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
+
+# Flags by group: kind, name and meaning. Defaults are those of the settings.
+FLAGS = {
+    "Tasks": [
+        (_STRING, "datasource", "omniglot, miniimagenet or sinusoid"),
+        (_INT, "classes", "N, the number of classes of a task"),
+        (_INT, "shots", "K, examples of a class that a task is learned from"),
+        (_INT, "train_shots", "K in training; 0: as --shots"),
+    ],
+    "Inner loop": [
+        (_INT, "inner_batch", "examples in a mini-batch"),
+        (_INT, "inner_iters", "inner steps in training"),
+        (_BOOL, "replacement", "draw each mini-batch anew from the whole task"),
+        (_FLOAT, "learning_rate", "step size of the inner optimizer"),
+        (_FLOAT, "weight_decay", "factor of all weights before an inner step"),
+        (_BOOL, "sgd", "plain gradient descent, not Adam with β₁ = 0"),
+        (
+            _BOOL,
+            "reset_inner_optimizer",
+            "let Adam forget before each task; the original's remembers",
+        ),
+    ],
+    "Outer loop": [
+        (_FLOAT, "meta_step", "ε, how far θ goes towards the tasks' ends"),
+        (_FLOAT, "meta_step_final", "ε at the end; it changes linearly"),
+        (_INT, "meta_batch", "tasks in a meta-iteration"),
+        (_INT, "meta_iters", "meta-iterations"),
+        (_BOOL, "foml", "FOML: go by each task's last mini-batch alone"),
+        (
+            _INT,
+            "foml_tail",
+            "examples of each class set apart for FOML's last mini-batch",
+        ),
+    ],
+    "Evaluation": [
+        (_BOOL, "pretrained", "evaluate a checkpoint, do not train"),
+        (_INT, "eval_batch", "examples in a mini-batch of evaluation"),
+        (_INT, "eval_iters", "inner steps in evaluation"),
+        (_INT, "eval_samples", "tasks of the evaluation after training"),
+        (_INT, "eval_interval", "meta-iterations from score to score"),
+        (_BOOL, "transductive", "predict all queries of a task in one batch"),
+        (_BOOL, "plot", "draw the curves, and sinusoids, as PNG"),
+    ],
+    "Program": [
+        (_STRING, "checkpoint", "the run's folder"),
+        (_BOOL, "resume", "continue from the latest checkpoint, or replace it"),
+        (_BOOL, "log", "write TensorBoard summaries"),
+        (_STRING, "data_dir", "folder with omniglot/ or omniglot_resized/"),
+        (
+            _STRING,
+            "cache_dir",
+            "folder of packed data; default ~/.cache/maml_tf",
+        ),
+        (_INT, "seed", "of the split, the initial weights and all draws"),
+        (_STRING, "engine", "stacked or looped tasks, or auto"),
+        (_BOOL, "explain", "say what the flags mean, and do nothing"),
+    ],
+}
+
+
+def parse(arguments: list[str]) -> flags.FlagValues:
+    """Parses a command line without the program's name.
+
+    Words are joined by hyphens or underscores: `--inner-batch` is
+    `--inner_batch`. `--flagfile=FILE` reads more flags.
+
+    Raises:
+      absl.flags.Error: for an unknown flag, or a value of the wrong kind.
+      ConfigError: for an argument that is no flag.
+    """
+    values = flags.FlagValues()
+    fields = {ReptileConfig.flag_name(f): f for f in _defaults()}
+    for rows in FLAGS.values():
+        for define, name, meaning in rows:
+            default = _defaults().get(fields.get(name), False)
+            define(name, default, meaning, flag_values=values)
+    arguments = values.read_flags_from_files(arguments, force_gnu=True)
+    _, *rest = values(["reptile-tf", *map(_underscored, arguments)])
+    if rest:
+        raise ConfigError(f"expected flags only, got {rest[0]!r}.")
+    return values
+
+
+def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
+    """Returns the settings that parsed flags describe.
+
+    Raises:
+      ConfigError: if they make no sense.
+    """
+    return ReptileConfig(
+        **{f: values[ReptileConfig.flag_name(f)].value for f in _defaults()}
+    )
+
+
+def help_text() -> str:
+    """Returns all flags by group, with their defaults."""
+    values, lines = parse([]), [__doc__, ""]
+    for group, rows in FLAGS.items():
+        lines.append(f"{group}:")
+        for _, name, meaning in rows:
+            flag = f"--{name.replace('_', '-')}"
+            text = f"{meaning} (default: {values[name].value})"
+            lines += textwrap.wrap(
+                f"{flag:<26}{text}",
+                80,
+                initial_indent="  ",
+                subsequent_indent=28 * " ",
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Explains, trains or evaluates, and returns the exit status."""
+    if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
+        print(help_text())
+        return 0
+    try:
+        values = parse(arguments)
+    except flags.Error as error:
+        print(f"reptile-tf: {error}", file=sys.stderr)
+        return 1
+    except ConfigError as error:
+        print(f"reptile-tf: {error}", file=sys.stderr)
+        return 1
+    return command_line.guarded("reptile-tf", lambda: _run(values))
+
+
+def _run(values):
+    config = config_from_flags(values)
+    # TensorFlow takes seconds to import: bad flags need not wait for it.
+    from maml_tf import reptile_train
+
+    if values.explain:
+        print(reptile_train.explain(config))
+        return
+    if not config.pretrained:
+        reptile_train.train(config)
+    _report(config, reptile_train.evaluate(config))
+
+
+def _report(config, scores):
+    """Prints the original's lines, and intervals beside them."""
+    from maml_tf import plots, reptile_train
+
+    name = "accuracy" if config.is_classification else "mean squared error"
+    for score in scores:
+        print(f"{score.part.capitalize()} {name}: {score.mean:.6g}")
+    way = "transductive" if config.transductive else "each query alone"
+    for score in scores:
+        print(
+            f"{score.part}: {score.mean:.4%} ± {score.ci95:.2%}"
+            if config.is_classification
+            else f"{score.part}: {score.mean:.4g} ± {score.ci95:.2g}",
+            f"({len(score.values)} tasks, {way})",
+        )
+    stem = reptile_train.result_stem(config)
+    print(f"Written: {stem}.csv")
+    if config.plot:
+        plots.plot_training(
+            reptile_train.smooth_curves(config), f"{stem}_curve.png", name
+        )
+        if not config.is_classification:
+            panels = list(reptile_train.sinusoid_panels(config))
+            plots.plot_sinusoids(panels, f"{stem}_fits.png")
+
+
+def _defaults():
+    return {
+        name: field.default
+        for name, field in ReptileConfig.__dataclass_fields__.items()
+    }
+
+
+def _underscored(argument):
+    """Returns a flag with its name's hyphens as underscores."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def run() -> None:
+    """Entry point of the `reptile-tf` command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,125 @@
+"""The settings of one Reptile run, with supervised-reptile's defaults."""
+
+import dataclasses
+
+from maml_tf.settings import Settings
+
+DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
+ENGINES = ("auto", "stacked", "looped")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReptileConfig(Settings):
+    """The settings of one run; defaults and meanings are supervised-reptile's.
+
+    Raises:
+      ConfigError: if a value, or a combination, makes no sense.
+    """
+
+    FLAGS = {
+        "ways": "classes",
+        "inner_steps": "inner_iters",
+        "inner_lr": "learning_rate",
+        "meta_batch_size": "meta_batch",
+        "meta_iterations": "meta_iters",
+        "eval_steps": "eval_iters",
+        "eval_tasks": "eval_samples",
+        "tail_shots": "foml_tail",
+        "folder": "checkpoint",
+    }
+
+    datasource: str = "omniglot"
+    ways: int = 5
+    shots: int = 5
+    train_shots: int = 0
+    inner_batch: int = 5
+    inner_steps: int = 20
+    replacement: bool = False
+    inner_lr: float = 1e-3
+    weight_decay: float = 1.0
+    sgd: bool = False
+    reset_inner_optimizer: bool = False
+    foml: bool = False
+    tail_shots: int | None = None
+    meta_step: float = 0.1
+    meta_step_final: float = 0.1
+    meta_batch_size: int = 1
+    meta_iterations: int = 400_000
+    pretrained: bool = False
+    eval_batch: int = 5
+    eval_steps: int = 50
+    eval_tasks: int = 10_000
+    eval_interval: int = 10
+    transductive: bool = False
+    folder: str = "model_checkpoint"
+    resume: bool = True
+    log: bool = True
+    plot: bool = False
+    data_dir: str = "data"
+    cache_dir: str | None = None
+    seed: int = 0
+    engine: str = "auto"
+
+    def __post_init__(self):
+        self.check_choice("datasource", DATASOURCES)
+        self.check_choice("engine", ENGINES)
+        for name in (
+            "shots",
+            "inner_batch",
+            "inner_steps",
+            "meta_batch_size",
+            "meta_iterations",
+            "eval_batch",
+            "eval_steps",
+            "eval_tasks",
+            "eval_interval",
+        ):
+            self.check_at_least(name, 1)
+        self.check_at_least("ways", 2)
+        for name in ("train_shots", "seed", "meta_step_final"):
+            self.check_at_least(name, 0)
+        for name in ("inner_lr", "meta_step", "weight_decay"):
+            self.check_positive(name)
+        self._check_combinations()
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether tasks have classes, rather than real-valued targets."""
+        return self.datasource != "sinusoid"
+
+    @property
+    def training_shots(self) -> int:
+        """Examples of a class in the support sets of training."""
+        return self.train_shots or self.shots
+
+    def support_size(self, shots: int) -> int:
+        """Returns how many examples a support set has."""
+        return shots * (self.ways if self.is_classification else 1)
+
+    def _check_combinations(self):
+        if self.tail_shots is not None:
+            self._check_tail()
+        if self.replacement:
+            for batch, shots in (
+                ("inner_batch", self.training_shots),
+                ("eval_batch", self.shots),
+            ):
+                most = self.support_size(shots)
+                if getattr(self, batch) > most:
+                    self.refuse(
+                        batch,
+                        f"at most the {most} examples of a task with "
+                        "--replacement",
+                    )
+
+    def _check_tail(self):
+        if not self.foml or not self.is_classification:
+            self.refuse("tail_shots", "it with --foml and classes only")
+        if not 1 <= self.tail_shots < self.training_shots:
+            self.refuse(
+                "tail_shots",
+                f"1 … {self.training_shots - 1}, fewer than the shots of "
+                "training",
+            )
+        if self.inner_steps == 1:
+            self.refuse("inner_steps", "at least 2 with --foml-tail")

@@ -1,0 +1,478 @@
+"""Runs one Reptile configuration: builds, trains, resumes and evaluates."""
+
+import csv
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    datasets,
+    files,
+    inner_optimizers,
+    losses,
+    models,
+    reptile,
+    tasks,
+)
+from maml_tf.reptile_config import ReptileConfig
+
+PHASE = "reptile"
+WINDOW = 100
+SAVE_INTERVAL = 1000
+EVALUATION_GROUP = 20
+SINUSOID_PHASES = (0.0, 2 * math.pi)
+SINUSOID_QUERIES = 50
+Sampler = Callable[[tf.Tensor], tuple]
+
+
+class Score(NamedTuple):
+    """How a learner does on the tasks of one part of the classes.
+
+    Attributes:
+      part: "train", "validation" or "test".
+      values: accuracy, or mean squared error, of each task, `[tasks]`.
+    """
+
+    part: str
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over tasks."""
+        return float(self.values.mean())
+
+    @property
+    def ci95(self) -> float:
+        """Half width of the 95 % interval, 1.96 · std / √tasks."""
+        return float(1.96 * self.values.std() / np.sqrt(len(self.values)))
+
+
+def build_network(config: ReptileConfig) -> keras.Model:
+    """Returns the network with initial values drawn from the seed."""
+    keras.utils.set_random_seed(config.seed)
+    if config.datasource == "sinusoid":
+        return models.reptile_sinusoid_mlp()
+    if config.datasource == "omniglot":
+        return models.reptile_omniglot_conv(config.ways)
+    return models.reptile_mini_imagenet_conv(config.ways)
+
+
+def build_learner(config: ReptileConfig) -> reptile.Reptile:
+    """Returns the compiled meta-learner: SGD whose rate is the meta-step."""
+    optimizer = inner_optimizers.sgd if config.sgd else inner_optimizers.adam
+    kind, tail = reptile.Reptile, {}
+    if config.foml:
+        kind, tail = reptile.FOML, {"tail_shots": config.tail_shots}
+    learner = kind(
+        build_network(config),
+        optimizer(config.inner_lr),
+        inner_steps=config.inner_steps,
+        inner_batch=config.inner_batch,
+        inner_loss=task_loss(config),
+        test_inner_steps=config.eval_steps,
+        test_inner_batch=config.eval_batch,
+        replacement=config.replacement,
+        weight_decay=config.weight_decay,
+        reset_inner_optimizer=config.reset_inner_optimizer,
+        transductive=config.transductive,
+        engine=config.engine,
+        seed=config.seed,
+        **tail,
+    )
+    meta_step = keras.optimizers.schedules.PolynomialDecay(
+        config.meta_step, config.meta_iterations, config.meta_step_final
+    )
+    sgd = keras.optimizers.SGD(meta_step)
+    # Loops of small operations run faster as they are than fused.
+    learner.compile(sgd, jit_compile=False)
+    sgd.build(learner.trainable_variables)
+    return learner
+
+
+def task_loss(config: ReptileConfig) -> losses.TaskLoss:
+    """Returns the loss of a mini-batch, in the original's scale."""
+    if config.is_classification:
+        return losses.cross_entropy(1)
+    return losses.mean_squared_error
+
+
+def metric(config: ReptileConfig) -> losses.TaskLoss:
+    """Returns what is published: accuracy, or the mean squared error."""
+    if config.is_classification:
+        return losses.accuracy
+    return losses.mean_squared_error
+
+
+def training_tasks(config: ReptileConfig) -> Sampler:
+    """Returns the function from t to the t-th support sets of training.
+
+    Raises:
+      datasets.DataError: if images are missing or too few.
+    """
+    if not config.is_classification:
+        return _sinusoids(config, config.training_shots, 0)
+    return _class_tasks(
+        config, "train", config.training_shots, config.meta_batch_size, 0
+    )
+
+
+def evaluation_tasks(
+    config: ReptileConfig, part: str, group: int, stream: int
+) -> Sampler:
+    """Returns the function from t to the t-th group of tasks with queries.
+
+    Args:
+      config: the run's settings.
+      part: "train" or "test".
+      group: tasks in a group.
+      stream: tasks of different streams are drawn apart.
+
+    Raises:
+      datasets.DataError: if images are missing or too few.
+    """
+    if not config.is_classification:
+        return tasks.sinusoid_sampler(
+            meta_batch_size=group,
+            shots=config.shots,
+            queries=SINUSOID_QUERIES,
+            phases=SINUSOID_PHASES,
+            seed=_stream(config, stream),
+        )
+    sampler = _class_tasks(config, part, config.shots + 1, group, stream)
+    return lambda t: tasks.split_queries(*sampler(t), config.ways)
+
+
+def _class_tasks(config, part, shots, group, stream):
+    images = _images(config)[part]
+    datasets.check_enough(
+        *images.shape[:2],
+        ways=config.ways,
+        images_needed=shots,
+        flags=("classes", "shots and --train-shots"),
+    )
+    return tasks.class_sampler(
+        images,
+        ways=config.ways,
+        shots=shots,
+        meta_batch_size=group,
+        seed=_stream(config, stream),
+        rotate=part == "train",
+    )
+
+
+def _images(config):
+    """Returns the classes' images by part, paper 1 and ink 0."""
+    if config.datasource == "miniimagenet":
+        raise datasets.DataError(
+            "--datasource=miniimagenet: reading its images is not supported "
+            "yet. Its settings can be looked at with --explain."
+        )
+    data = datasets.load_omniglot(config.data_dir, config.cache_dir)
+    train, test = datasets.split_omniglot_reptile(data.names, config.seed)
+    return {"train": 1 - data.images[train], "test": 1 - data.images[test]}
+
+
+def _sinusoids(config, points, stream):
+    def support(t):
+        drawn = tasks.sinusoids_at(
+            _stream(config, stream),
+            t,
+            config.meta_batch_size,
+            points,
+            SINUSOID_PHASES,
+        )
+        return drawn.x, drawn.y
+
+    return support
+
+
+def _stream(config, stream):
+    """Returns a seed for one of several independent streams of tasks."""
+    return config.seed + (stream << 32)
+
+
+def parts(config: ReptileConfig) -> tuple[str, ...]:
+    """Returns which parts are evaluated; sinusoids are all alike."""
+    return ("train", "test") if config.is_classification else ("test",)
+
+
+def train(config: ReptileConfig) -> None:
+    """Trains, or continues to train.
+
+    Raises:
+      datasets.DataError: see `training_tasks`.
+      checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      callbacks.NonFiniteError: if the loss is not finite any more.
+      KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
+    """
+    data = training_tasks(config)
+    curves = {
+        part: evaluation_tasks(config, part, 1, 1) for part in parts(config)
+    }
+    learner = build_learner(config)
+    found = checkpoints.list_checkpoints(config.folder)
+    start = 0
+    if found and config.resume:
+        checkpoints.restore(found[-1], learner, PHASE)
+        start = found[-1].iteration
+    os.makedirs(config.folder, exist_ok=True)
+    if not config.resume:
+        for old in found:
+            old.path.unlink()
+    path = os.path.join(config.folder, "config.json")
+    with files.replacing(path) as file:
+        file.write(config.to_json(explain(config)).encode())
+    print(header(config))
+    if start < config.meta_iterations:
+        _fit(config, learner, data, curves, start)
+
+
+def _fit(config, learner, data, curves, start):
+    stop, end = callbacks.StopOnSignal(), config.meta_iterations
+    try:
+        learner.fit(
+            tasks.meta_batches(data, start).take(end - start),
+            steps_per_epoch=end - start,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                callbacks.NonFiniteGuard(
+                    start, data, "--learning-rate or --meta-step"
+                ),
+                *_logging(config, learner, curves, start),
+                callbacks.Saver(start, config.folder, PHASE, SAVE_INTERVAL),
+                stop,
+                *([callbacks.Progress(start, end)] * sys.stdout.isatty()),
+            ],
+        )
+    finally:
+        stop.release()
+    if stop.received:
+        raise KeyboardInterrupt(stop.received.name)
+
+
+def _logging(config, learner, curves, start):
+    def table(name):
+        return callbacks.Table(os.path.join(config.folder, name), start)
+
+    def writer(name):
+        path = os.path.join(config.folder, name)
+        return tf.summary.create_file_writer(path) if config.log else None
+
+    yield callbacks.TrainingLog(
+        start, table("training.csv"), writer("."), None, window=WINDOW
+    )
+    yield callbacks.TaskScores(
+        start,
+        table("curve.csv"),
+        {part: writer(part) for part in curves},
+        {part: _scored(config, learner, curves[part]) for part in curves},
+        "accuracy" if config.is_classification else "mean squared error",
+        config.eval_interval,
+    )
+
+
+def _scored(config, learner, sampler):
+    """Returns the compiled function from t to the scores of its tasks."""
+    score = metric(config)
+
+    @tf.function(autograph=False)
+    def scores(t):
+        x, y = sampler(t)
+        return score(y, learner(x, training=False))
+
+    return lambda t: scores(tf.constant(t, tf.int64))
+
+
+def evaluate(config: ReptileConfig) -> list[Score]:
+    """Scores the latest checkpoint, and writes `evaluation*.csv`.
+
+    Raises:
+      checkpoints.CheckpointError: if there is none, or it is of another
+        architecture.
+      datasets.DataError: see `training_tasks`.
+    """
+    learner = build_learner(config)
+    checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
+    scores = [_score(config, learner, part) for part in parts(config)]
+    with open(result_stem(config) + ".csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["classes", "tasks", "mean", "ci95"])
+        for score in scores:
+            row = score.part, len(score.values), score.mean, score.ci95
+            writer.writerow(row)
+    return scores
+
+
+def _score(config, learner, part):
+    groups = math.ceil(config.eval_tasks / EVALUATION_GROUP)
+    scores = _scored(
+        config,
+        learner,
+        evaluation_tasks(config, part, EVALUATION_GROUP, 2),
+    )
+    show = sys.stdout.isatty()
+    bar = (
+        keras.utils.Progbar(groups, unit_name=f"{part} group") if show else None
+    )
+    values = []
+    for t in range(groups):
+        values.append(scores(t).numpy())
+        if bar:
+            bar.update(t + 1)
+    return Score(part, np.concatenate(values)[: config.eval_tasks])
+
+
+def result_stem(config: ReptileConfig) -> str:
+    """Returns the path of the evaluation's files, without ending."""
+    way = "_transductive" if config.transductive else ""
+    return os.path.join(config.folder, f"evaluation{way}")
+
+
+def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
+    """Returns the curves of training for `plots.plot_training`, by part.
+
+    Single tasks are noisy: each value is the mean of up to `window` scores.
+    """
+    with open(os.path.join(config.folder, "curve.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    window = min(window, len(rows))
+    iterations = np.array([int(row["iteration"]) for row in rows])
+    weights = np.ones(window) / window
+    return {
+        part: (
+            iterations[window - 1 :],
+            np.convolve([float(row[part]) for row in rows], weights, "valid"),
+        )
+        for part in parts(config)
+    }
+
+
+def sinusoid_panels(config: ReptileConfig) -> Iterator[dict]:
+    """Yields panels for `plots.plot_sinusoids`: a task before and after.
+
+    The first is the network as initialised, the second the checkpoint, each
+    before and after adaptation to the same ten points.
+    """
+    learner = build_learner(config)
+    yield _panel(config, learner, "random initialisation")
+    checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
+    yield _panel(config, learner, "after Reptile")
+
+
+def _panel(config, learner, title):
+    drawn = tasks.sinusoids_at(
+        _stream(config, 3), 0, 1, config.shots, SINUSOID_PHASES
+    )
+    x = np.linspace(*tasks.INPUTS, 200, dtype=np.float32)[None, :, None]
+    after = learner((drawn.x, drawn.y, x))[0, :, 0]
+    before = learner.network(x[0])[:, 0]
+    truth = drawn.amplitude[:, None] * np.sin(x[..., 0] - drawn.phase[:, None])
+    return {
+        "title": title,
+        "x": x[0, :, 0],
+        "truth": np.array(truth)[0],
+        "points": (drawn.x[0, :, 0].numpy(), drawn.y[0, :, 0].numpy()),
+        "fits": {
+            "before": np.array(before),
+            f"after {config.eval_steps} steps": np.array(after),
+        },
+    }
+
+
+def header(config: ReptileConfig) -> str:
+    """Returns five lines that open a run."""
+    network = build_network(config)
+    name = "FOML" if config.foml else "Reptile"
+    optimizer = "SGD" if config.sgd else "Adam with β₁ = 0,"
+    return "\n".join(
+        [
+            f"data       {_data(config)}",
+            f"network    {network.name}, {network.count_params():,} parameters",
+            f"inner loop {config.inner_steps} step(s) of {optimizer} "
+            f"{config.inner_lr} on mini-batches of {config.inner_batch}",
+            f"outer loop {name}, {config.meta_iterations} meta-iterations of "
+            f"{config.meta_batch_size} tasks, meta-step {config.meta_step} → "
+            f"{config.meta_step_final}",
+            f"folder     {config.folder}",
+        ]
+    )
+
+
+def explain(config: ReptileConfig) -> str:
+    """Returns what the flags mean, one fact a line."""
+    queries = "all in one batch (transductive)"
+    if not config.transductive:
+        queries = "each alone, with the support set in its batch"
+    return "\n".join(
+        [
+            header(config),
+            "",
+            _training_sets(config),
+            _mini_batches(config),
+            _memory(config),
+            f"Weight decay: parameters × {config.weight_decay:g} before each "
+            "inner step.",
+            _update(config),
+            "Batch norm: statistics of the very batch that is passed; γ and β "
+            "adapt like all parameters.",
+            f"Evaluation: {config.eval_tasks} tasks, {config.eval_steps} steps "
+            f"on mini-batches of {config.eval_batch}; queries {queries}; "
+            "intervals are ±1.96 · std / √tasks.",
+        ]
+    )
+
+
+def _data(config):
+    if not config.is_classification:
+        return f"sinusoid, {config.shots}-shot regression"
+    return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
+
+
+def _training_sets(config):
+    size = config.support_size(config.training_shots)
+    if not config.is_classification:
+        return f"Training: {size} points of a task, mean squared error."
+    return (
+        f"Training: {size} images of a task; the inner loss is the sum of "
+        "cross-entropies over a mini-batch."
+    )
+
+
+def _mini_batches(config):
+    if config.replacement:
+        return "Mini-batches: each a sample of its own, without repeats in it."
+    return (
+        "Mini-batches: dealt out of a shuffled task; one that runs over its "
+        "end goes on in a new shuffle."
+    )
+
+
+def _memory(config):
+    if config.sgd:
+        return "Inner optimizer: gradient descent, which remembers nothing."
+    if config.reset_inner_optimizer:
+        return "Inner optimizer: Adam, which forgets before each task."
+    return (
+        "Inner optimizer: Adam, whose moments pass from task to task in "
+        "training, and are restored after each evaluation."
+    )
+
+
+def _update(config):
+    if not config.foml:
+        return "Meta-update: towards the mean of where tasks end."
+    if config.tail_shots is None:
+        return "Meta-update: the step of each task's last mini-batch alone."
+    return (
+        "Meta-update: the step of each task's last mini-batch alone, which is "
+        f"{config.tail_shots} examples of each class, set apart for it."
+    )

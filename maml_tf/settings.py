@@ -1,0 +1,58 @@
+"""What the settings of every program share: checks, and JSON.
+
+Standard library only.
+"""
+
+import dataclasses
+import json
+import math
+
+
+class ConfigError(ValueError):
+    """A setting that makes no sense; the message names its flag."""
+
+
+class Settings:
+    """A base of frozen dataclasses that validate themselves.
+
+    Attributes:
+      FLAGS: the command line's names of fields, where they differ.
+    """
+
+    FLAGS: dict[str, str] = {}
+
+    @classmethod
+    def flag_name(cls, field: str) -> str:
+        """Returns the command line's name of a field."""
+        return cls.FLAGS.get(field, field)
+
+    def to_json(self, explanation: str) -> str:
+        """Returns all settings and what they mean, one fact a line."""
+        facts = {"explanation": explanation.splitlines()}
+        settings = dataclasses.asdict(self)
+        whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
+        return whole + "\n"
+
+    def refuse(self, field: str, expected: str) -> None:
+        """Raises `ConfigError` for the value of a field."""
+        found = getattr(self, field)
+        raise ConfigError(
+            f"--{self.flag_name(field)}: expected {expected}, got {found!r}."
+        )
+
+    def check_choice(self, field: str, choices) -> None:
+        """Refuses a value that is none of the choices."""
+        if getattr(self, field) not in choices:
+            names = ", ".join(str(choice) for choice in choices)
+            self.refuse(field, f"one of {names}")
+
+    def check_at_least(self, field: str, least: int) -> None:
+        """Refuses a value below `least`."""
+        if getattr(self, field) < least:
+            self.refuse(field, f"an integer of at least {least}")
+
+    def check_positive(self, field: str) -> None:
+        """Refuses a value that is no positive number."""
+        value = getattr(self, field)
+        if not (value > 0 and math.isfinite(value)):
+            self.refuse(field, "a positive number")
