@@ -1,8 +1,8 @@
 """The inner loop of Reptile: descent over mini-batches, one after another.
 
 It is one loop in the graph, and nobody differentiates through it. Parameters
-are one vector, which costs an optimizer's step a few operations however many
-variables a network has.
+are one vector, that of all tasks of a stack if there is one, so that an
+optimizer's step is a few operations however many variables a network has.
 """
 
 import math
@@ -20,7 +20,7 @@ class Descent(NamedTuple):
     """Where a descent ended.
 
     Attributes:
-      phi: the parameters, `[(B,) P]`.
+      phi: the parameters, `[P]`, or `[B·P]` of a stack, see `ravel`.
       state: the optimizer's.
       loss: the sum over steps of each mini-batch's loss, summed over tasks.
     """
@@ -51,7 +51,7 @@ def descend(
         random numbers may depend on i.
       loss_fn: maps (targets, predictions) to a loss, or one for each task.
       optimizer: the inner optimizer.
-      start: parameters `[(B,) P]`, and the optimizer's state.
+      start: parameters as in `Descent`, and the optimizer's state.
       shapes: of the parameters, as `apply_fn` takes them.
       support: inputs and targets, `[(B,) S, …]`.
       batches: indices into the support set, `[(B,) U, b]`.
@@ -62,7 +62,8 @@ def descend(
     def step(i, phi, state, total):
         chosen = batches[..., i, :]
         x, y = (tf.gather(part, chosen, batch_dims=axis) for part in support)
-        phi *= weight_decay
+        if weight_decay != 1:
+            phi *= weight_decay
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(phi)
             prediction = apply_fn(i)(unravel(phi, shapes), x)
@@ -83,16 +84,19 @@ def descend(
 
 
 def ravel(values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the numbers of several tensors in one vector `[P]`."""
+    """Returns the numbers of several tensors in one vector, one after another.
+
+    For values `[B, *shape]` of a stack it holds each of them for all tasks.
+    """
     return tf.concat([tf.reshape(v, [-1]) for v in values], 0)
 
 
 def unravel(vector: tf.Tensor, shapes: Sequence) -> list[tf.Tensor]:
-    """Returns tensors `[(B,) *shape]` of the numbers in `[(B,) P]`."""
-    parts = tf.split(vector, [math.prod(shape) for shape in shapes], -1)
-    tasks = [-1] * (len(vector.shape) - 1)
+    """Returns tensors of some shapes of the numbers in a vector."""
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = tf.split(vector, sizes)
     return [
-        tf.reshape(part, [*tasks, *shape])
+        tf.reshape(part, shape)
         for part, shape in zip(parts, shapes, strict=True)
     ]
 

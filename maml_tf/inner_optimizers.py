@@ -1,8 +1,8 @@
 """Optimizers of an inner loop, with explicit state: pairs (init, update).
 
-Parameters are one vector `[P]`, or `[B, P]` for a stack of B tasks. What an
-optimizer remembers is passed in and returned, so whether it forgets from task
-to task is the caller's choice.
+Parameters are one vector, of one task or of several. What an optimizer
+remembers is passed in and returned, so whether it forgets from task to task is
+the caller's choice.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def adam(
             for power, beta in zip(state.scalars, (beta_1, beta_2), strict=True)
         )
         m, v = state.slots
-        m += (1 - beta_1) * (gradient - m)
+        m = gradient if beta_1 == 0 else m + (1 - beta_1) * (gradient - m)
         v += (1 - beta_2) * (tf.square(gradient) - v)
         rate = learning_rate * tf.sqrt(1 - power_2) / (1 - power_1)
         parameters -= rate * m / (tf.sqrt(v) + epsilon)

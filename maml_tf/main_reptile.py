@@ -1,4 +1,4 @@
-"""`reptile-tf`: meta-trains and evaluates from supervised-reptile's commands."""
+"""`reptile-tf`: meta-trains and evaluates as supervised-reptile does."""
 
 import os
 import sys
@@ -11,6 +11,9 @@ from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A step is many small operations, of which two can run at a time.
+_THREADS = str(max(1, (os.cpu_count() or 1) // 2))
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
 _FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
@@ -81,9 +84,15 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     `--inner_batch`. `--flagfile=FILE` reads more flags.
 
     Raises:
-      absl.flags.Error: for an unknown flag, or a value of the wrong kind.
-      ConfigError: for an argument that is no flag.
+      ConfigError: for what is no flag, or a value of the wrong kind.
     """
+    try:
+        return _parse(arguments)
+    except flags.Error as error:
+        raise ConfigError(f"{error}") from error
+
+
+def _parse(arguments):
     values = flags.FlagValues()
     fields = {ReptileConfig.flag_name(f): f for f in _defaults()}
     for rows in FLAGS.values():
@@ -131,18 +140,11 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
         print(help_text())
         return 0
-    try:
-        values = parse(arguments)
-    except flags.Error as error:
-        print(f"reptile-tf: {error}", file=sys.stderr)
-        return 1
-    except ConfigError as error:
-        print(f"reptile-tf: {error}", file=sys.stderr)
-        return 1
-    return command_line.guarded("reptile-tf", lambda: _run(values))
+    return command_line.guarded("reptile-tf", lambda: _run(arguments))
 
 
-def _run(values):
+def _run(arguments):
+    values = parse(arguments)
     config = config_from_flags(values)
     # TensorFlow takes seconds to import: bad flags need not wait for it.
     from maml_tf import reptile_train

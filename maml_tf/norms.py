@@ -67,16 +67,16 @@ class BatchStatisticsNorm(layers.Layer):
 
     def call(self, x):
         axes = list(range(len(x.shape) - 1))
-        y = self.normalize(x, self.pool(x), axes)
-        return y * self.gamma + self.beta if self.scale else y + self.beta
+        gamma = self.gamma if self.scale else None
+        return self.normalize(x, self.pool(x), gamma, self.beta, axes)
 
     def pool(self, x):
         """Returns what is normalised: x `[n, …, C]`, or its maxima."""
         return ops.max_pool(x, 2) if self.max_pool else x
 
-    def normalize(self, x, pooled, axes):
+    def normalize(self, x, pooled, gamma, beta, axes):
         """Returns `pooled`, normalised by the statistics of x over `axes`."""
-        return _standardise(x, pooled, axes, self)
+        return _standardise(x, pooled, axes, self, gamma) + beta
 
     def get_config(self):
         own = {
@@ -233,13 +233,14 @@ def _known(gradient):
     return gradient
 
 
-def _standardise(x, y, axes, layer):
-    """Returns (y − m) / √(v + ε), with m and v of x over `axes`."""
+def _standardise(x, y, axes, layer, gamma=None):
+    """Returns γ (y − m) / √(v + ε), with m and v of x over `axes`."""
     if layer.gradient == "legacy":
         mean, variance = exact.legacy_moments(x, axes)
     else:
         mean, variance = exact.moments(x, axes, keepdims=True)
-    return (y - mean) * ops.rsqrt(variance + layer.epsilon)
+    scale = ops.rsqrt(variance + layer.epsilon)
+    return (y - mean) * (scale if gamma is None else scale * gamma)
 
 
 def _mean_product(a, b):

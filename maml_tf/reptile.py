@@ -44,8 +44,8 @@ class Reptile(keras.Model):
       reset_inner_optimizer: whether it forgets before each task.
       transductive: whether queries are predicted in one batch, which they all
         see the statistics of; else each alone with the support set.
-      engine: "stacked" runs tasks at once, "looped" one by one, "auto" runs
-        them at once where it may and the network can.
+      engine: "stacked" runs tasks at once where the inner optimizer need not
+        remember, "looped" one by one. "auto" is "looped", which is as fast.
       seed: of mini-batches and random layers.
 
     Raises:
@@ -74,7 +74,7 @@ class Reptile(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        choice = engines.choose(engine, network)
+        engines.choose(engine, network)
         self.network = network
         self.inner_optimizer = inner_optimizer
         self.inner_steps = inner_steps
@@ -89,7 +89,7 @@ class Reptile(keras.Model):
         self.seed = seed
         for argument in ("inner_steps", "test_inner_steps"):
             _at_least_one(argument, getattr(self, argument))
-        self._stacks = choice is None or choice.engine == "stacked"
+        self._stacks = engine == "stacked"
         self._shapes = [v.shape for v in network.trainable_variables]
         self.inner_state = tf.nest.map_structure(
             self._remember, inner_optimizer.init(self._theta())
@@ -172,7 +172,9 @@ class Reptile(keras.Model):
     def _together(self, x, y, batches):
         start = self._stacked_start(_length(x))
         ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
-        change = tf.reduce_sum(self.change(start[0], ends), 0)
+        shapes = self._shapes_of(_length(x))
+        change = descent.unravel(self.change(start[0], ends), shapes)
+        change = descent.ravel([tf.reduce_sum(part, 0) for part in change])
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
@@ -210,12 +212,13 @@ class Reptile(keras.Model):
         """
         ends, total = [], 0.0
         for number, group in enumerate(batches):
+            tasks = len(group.shape) == 3 and _length(group)
             end = descent.descend(
-                self._apply_fn(len(group.shape) == 3, _fold(seed, number)),
+                self._apply_fn(bool(tasks), _fold(seed, number)),
                 self.inner_loss,
                 self.inner_optimizer,
                 start,
-                self._shapes,
+                self._shapes_of(tasks),
                 (x, y),
                 group,
                 self.weight_decay,
@@ -248,8 +251,9 @@ class Reptile(keras.Model):
     def _predict(self, start, x, y, query_x, batches, seed):
         """Returns the predictions of one task, or of a stack."""
         ends, *_ = self._descend(start, x, y, [batches], seed)
-        phi = descent.unravel(ends[-1], self._shapes)
-        apply_fn = self._apply_fn(len(batches.shape) == 3, seed)(-1)
+        tasks = len(batches.shape) == 3 and _length(batches)
+        phi = descent.unravel(ends[-1], self._shapes_of(tasks))
+        apply_fn = self._apply_fn(bool(tasks), seed)(-1)
         if self.transductive:
             return apply_fn(phi, query_x)
         return predict_alone(apply_fn, phi, x, query_x, len(batches.shape) - 2)
@@ -267,11 +271,20 @@ class Reptile(keras.Model):
 
     def _stacked_start(self, tasks):
         scalars, slots = self._initial()
-        theta, *slots = (
-            tf.broadcast_to(v, [tasks, *v.shape])
-            for v in (self._theta(), *slots)
-        )
+        vectors = [self._theta(), *slots]
+        theta, *slots = (self._repeat(v, tasks) for v in vectors)
         return theta, State(scalars, tuple(slots))
+
+    def _repeat(self, vector, tasks):
+        """Returns a vector `[P]` for a stack of tasks: `[B·P]`."""
+        parts = descent.unravel(vector, self._shapes)
+        return descent.ravel(
+            [tf.repeat(part[None], tasks, axis=0) for part in parts]
+        )
+
+    def _shapes_of(self, tasks):
+        """Returns the shapes of parameters, of a stack or of one task."""
+        return [[tasks, *s] if tasks else s for s in self._shapes]
 
     def _remember(self, value):
         variable = self.add_weight(

@@ -236,10 +236,10 @@ if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
 @rule(norms.BatchStatisticsNorm)
 def _batch_statistics_norm(layer, weight, x):
     pooled = shapes.split(layer.pool(shapes.merge(x)), x)
-    y = layer.normalize(x, pooled, list(range(1, len(x.shape) - 1)))
-    if layer.scale:
-        y *= shapes.align(weight(layer.gamma), y)
-    return y + shapes.align(weight(layer.beta), y)
+    gamma = shapes.align(weight(layer.gamma), x) if layer.scale else None
+    beta = shapes.align(weight(layer.beta), x)
+    axes = list(range(1, len(x.shape) - 1))
+    return layer.normalize(x, pooled, gamma, beta, axes)
 
 
 @rule(norms.NormalizedConv2D)
