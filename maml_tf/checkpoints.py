@@ -48,11 +48,14 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
     for checkpoint in reversed(checkpoints):
         if iteration in (-1, checkpoint.iteration):
             return checkpoint
-    wanted = "a checkpoint" if iteration == -1 else f"model{iteration}.npz"
-    there = ", ".join(str(c.iteration) for c in checkpoints) or "none"
+    if not checkpoints:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint, model*.npz, found none."
+        )
+    there = ", ".join(str(c.iteration) for c in checkpoints)
     raise CheckpointError(
-        f"--test_iter={iteration}: expected {wanted} in {folder}, found the "
-        f"iterations: {there}."
+        f"--test_iter={iteration}: expected model{iteration}.npz in {folder}, "
+        f"found the iterations: {there}."
     )
 
 

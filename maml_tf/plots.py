@@ -62,7 +62,7 @@ def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
 
     Args:
       panels: one dictionary a panel: `title`, `x` `[n]`, `truth` `[n]`,
-        `points` (x, y), and `fits`, by label a curve `[n]`.
+        `points` (x, y), and `fits`, by label up to three curves `[n]`.
       path: of the PNG.
     """
     figure, axes = plt.subplots(
@@ -73,15 +73,17 @@ def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
         squeeze=False,
         layout="constrained",
     )
-    styles = (":", "--", "-")
-    colours = ("lightgreen", "limegreen", "darkgreen")
+    styles = (
+        {"linestyle": ":", "color": "lightgreen"},
+        {"linestyle": "--", "color": "limegreen"},
+        {"linestyle": "-", "color": "darkgreen"},
+    )
     for panel, ax in zip(panels, axes[0], strict=True):
         ax.plot(panel["x"], panel["truth"], "r", label="ground truth")
         ax.plot(*panel["points"], "^", color="purple", label="used for grad")
-        for (label, fit), style, colour in zip(
-            panel["fits"].items(), styles, colours, strict=True
-        ):
-            ax.plot(panel["x"], fit, style, color=colour, label=label)
+        fits = panel["fits"]
+        for label, style in zip(fits, styles[-len(fits) :], strict=True):
+            ax.plot(panel["x"], fits[label], **style, label=label)
         ax.set(title=panel["title"], xlabel="x")
     axes[0][0].set_ylabel("y")
     handles, labels = axes[0][0].get_legend_handles_labels()

@@ -111,13 +111,21 @@ class Reptile(keras.Model):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, y = map(tf.convert_to_tensor, (x, y))
         change, state, loss = self.changes(x, y, self.draw(y))
-        tf.nest.map_structure(
-            lambda v, value: v.assign(value), self.inner_state, state
-        )
+        if self.carries:
+            for variable, value in zip(
+                self.inner_variables, tf.nest.flatten(state), strict=True
+            ):
+                variable.assign(value)
         gradients = descent.unravel(-change, self._shapes)
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss)
-        return self.get_metrics_result()
+        return {"loss": self._loss_tracker.result()}
+
+    def get_metrics_result(self):
+        """Returns the loss, after an evaluation with the compiled metrics."""
+        if all(getattr(metric, "built", True) for metric in self.metrics):
+            return super().get_metrics_result()
+        return {"loss": self._loss_tracker.result()}
 
     def changes(self, x, y, batches):
         """Returns the mean change of θ over tasks, and what else it gives.

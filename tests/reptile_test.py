@@ -1,0 +1,224 @@
+"""Reptile and FOML: equivalences, memory, and use as a library."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import FOML, Reptile, adam, losses, models, sgd
+
+TASKS, POINTS = 3, 6
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(2, TASKS, POINTS, 1))
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return models.reptile_sinusoid_mlp()
+
+
+def learner(kind=Reptile, optimizer=None, meta_step=0.5, **options):
+    options = {
+        "inner_steps": 4,
+        "inner_batch": 2,
+        "inner_loss": losses.mean_squared_error,
+        **options,
+    }
+    made = kind(network(), optimizer or sgd(0.1), **options)
+    made.compile(keras.optimizers.SGD(meta_step))
+    return made
+
+
+def trained(*arguments, updates=2, **options):
+    """Returns the weights after some updates."""
+    made = learner(*arguments, **options)
+    for _ in range(updates):
+        made.train_on_batch(*data())
+    return made.network.get_weights()
+
+
+def assert_same(actual, expected, tolerance=1e-10):
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, tolerance, tolerance)
+
+
+def differ(some, others):
+    return any((s != o).any() for s, o in zip(some, others, strict=True))
+
+
+def test_one_step_of_sgd_is_joint_training(float64):
+    x, y = data()
+    start = network()
+    with tf.GradientTape() as tape:
+        loss = losses.mean_squared_error(
+            y, tf.stack([start(x[i]) for i in range(TASKS)])
+        )
+        loss = tf.reduce_mean(loss)
+    gradients = tape.gradient(
+        loss, [v.value for v in start.trainable_variables]
+    )
+    expected = [
+        w - 0.5 * 0.1 * g
+        for w, g in zip(start.get_weights(), gradients, strict=True)
+    ]
+    actual = trained(inner_steps=1, inner_batch=None, updates=1)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.1), adam(0.01)])
+def test_foml_with_one_inner_step_is_reptile(optimizer, float64):
+    assert_same(
+        trained(FOML, optimizer, inner_steps=1),
+        trained(Reptile, optimizer, inner_steps=1),
+    )
+
+
+def test_foml_follows_the_last_mini_batch(float64):
+    assert differ(trained(FOML), trained(Reptile))
+
+
+@pytest.mark.parametrize(
+    "optimizer, options",
+    [(sgd(0.1), {}), (adam(0.01), {"reset_inner_optimizer": True})],
+)
+@pytest.mark.parametrize("kind", [Reptile, FOML])
+def test_stacked_is_one_at_a_time(kind, optimizer, options, float64):
+    together, in_turn = (
+        trained(kind, optimizer, engine=engine, **options)
+        for engine in ("stacked", "looped")
+    )
+    assert_same(together, in_turn)
+
+
+def test_what_adam_remembers_passes_from_task_to_task(float64):
+    forgetful = trained(optimizer=adam(0.01), reset_inner_optimizer=True)
+    assert differ(trained(optimizer=adam(0.01)), forgetful)
+    # The second task begins where the first one left Adam.
+    made = learner(optimizer=adam(0.01))
+    made.train_on_batch(*data())
+    power = made.inner_state.scalars[1]
+    np.testing.assert_allclose(power, 0.999 ** (4 * TASKS))
+
+
+def test_nothing_passes_where_adam_forgets(float64):
+    made = learner(optimizer=adam(0.01), reset_inner_optimizer=True)
+    made.train_on_batch(*data())
+    assert made.inner_state.scalars[1] == 1
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_prediction_leaves_everything_as_it_was(engine, float64):
+    made = learner(optimizer=adam(0.01), engine=engine)
+    made.train_on_batch(*data())
+    before = [v.numpy() for v in made.variables]
+    x, y = data()
+    predictions = made.predict_on_batch((x, y, x))
+    assert predictions.shape == x.shape
+    assert_same([v.numpy() for v in made.variables], before, 0)
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_engines_predict_the_same(transductive, float64):
+    x, y = data()
+    stacked, looped = (
+        learner(optimizer=adam(0.01), engine=engine, transductive=transductive)(
+            (x, y, x[:, :4])
+        )
+        for engine in ("stacked", "looped")
+    )
+    assert_same([stacked], [looped])
+
+
+def test_queries_alone_see_the_support_set_only(float64):
+    # Through batch statistics, in one batch every query sees the others.
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential(
+        [keras.Input((1,)), keras.layers.BatchNormalization()]
+    )
+    x, y = data()
+    one, other = x[:, :3].copy(), x[:, :3].copy()
+    other[:, 1:] += 1  # another second and third query
+    for transductive in (True, False):
+        made = Reptile(
+            net,
+            sgd(0.1),
+            inner_steps=1,
+            inner_loss=losses.mean_squared_error,
+            transductive=transductive,
+        )
+        first, second = (made((x, y, q))[:, 0] for q in (one, other))
+        assert np.allclose(first, second) != transductive
+
+
+def test_tail_is_kept_from_other_mini_batches():
+    net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    made = FOML(net, sgd(0.1), inner_steps=4, inner_batch=3, tail_shots=1)
+    made.compile(keras.optimizers.SGD(1.0))
+    y = tf.constant([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    first, last = made.draw(y)
+    assert first.shape == (2, 3, 3) and last.shape == (2, 1, 2)
+    np.testing.assert_array_equal(np.sort(last[:, 0]), [[0, 3], [0, 3]])
+    assert not np.isin(first, [0, 3]).any()
+
+
+def test_fits_as_a_keras_model_with_a_schedule():
+    made = learner(optimizer=adam(0.01))
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 20, 0.0)
+    made.compile(keras.optimizers.SGD(schedule), "mse", metrics=["mae"])
+    x, y = (part.astype("float32") for part in data())
+    dataset = tf.data.Dataset.from_tensors((x, y)).repeat()
+    history = made.fit(
+        dataset, steps_per_epoch=10, epochs=2, shuffle=False, verbose=0
+    )
+    first, second = history.history["loss"]
+    assert second < first
+    scores = made.evaluate(
+        tf.data.Dataset.from_tensors(((x, y, x), y)),
+        verbose=0,
+        return_dict=True,
+    )
+    assert scores["loss"] < first and scores["mae"] > 0
+
+
+def test_dropout_draws_anew_in_every_step(float64):
+    net = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    )
+    for engine in ("stacked", "looped"):
+        made = Reptile(
+            net,
+            sgd(0.1),
+            inner_steps=2,
+            inner_loss=losses.mean_squared_error,
+            engine=engine,
+        )
+        x = tf.ones([1, 40, 1], tf.float64)
+        masks = [
+            made._apply_fn(engine == "stacked", tf.constant([1, 2]))(i)(
+                [
+                    v[None] if engine == "stacked" else v
+                    for v in (
+                        tf.ones([1, 1], tf.float64),
+                        tf.zeros([1], tf.float64),
+                    )
+                ],
+                x if engine == "stacked" else x[0],
+            )
+            for i in range(2)
+        ]
+        assert (masks[0].numpy() != masks[1].numpy()).any()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"inner_steps": 0}, "inner_steps: expected at least 1, got 0"),
+        ({"engine": "fast"}, "engine: expected one of"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        learner(**options)
