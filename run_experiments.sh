@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The published numbers of MAML, by name.
+# The published numbers of MAML and Reptile, by name.
 #
 #   ./run_experiments.sh quickstart      meta-trains on sinusoids, in minutes
 #   ./run_experiments.sh list            names every number
 #   ./run_experiments.sh NAME [FLAGS]    trains, tests, prints the paper's value
 #
-# FLAGS go to training and test alike: --data_dir=DIR, --stop_grad=True, ...
+# FLAGS go to training and test alike: --data_dir=DIR, --seed=1, ...
 # Results land in logs/NAME. Paths are relative to this folder.
 # The first run installs the package into .venv, made from python3, or with
 # PYTHON=python3.12 from that; a GPU also needs .venv/bin/pip install -e .[gpu].
@@ -36,6 +36,29 @@ miniimagenet_1shot               | classification/miniimagenet_1shot.flags      
 miniimagenet_5shot               | classification/miniimagenet_5shot.flags              | | Table 1 | 63.11 ± 0.92 % after 10 steps
 miniimagenet_1shot_first_order   | classification/miniimagenet_1shot_first_order.flags  | | Table 1 | 48.07 ± 1.75 % after 10 steps
 miniimagenet_5shot_first_order   | classification/miniimagenet_5shot_first_order.flags  | | Table 1 | 63.15 ± 0.91 % after 10 steps
+reptile_omniglot_5way_1shot             | reptile/reptile_omniglot_5way_1shot.flags                  | | Reptile, Table 2 | 95.39 ± 0.09 %
+reptile_omniglot_5way_1shot_transductive | reptile/reptile_omniglot_5way_1shot_transductive.flags     | | Reptile, Table 2 | 97.68 ± 0.04 %
+reptile_omniglot_5way_5shot             | reptile/reptile_omniglot_5way_5shot.flags                  | | Reptile, Table 2 | 98.90 ± 0.10 %
+reptile_omniglot_5way_5shot_transductive | reptile/reptile_omniglot_5way_5shot_transductive.flags     | | Reptile, Table 2 | 99.48 ± 0.06 %
+reptile_omniglot_20way_1shot            | reptile/reptile_omniglot_20way_1shot.flags                 | | Reptile, Table 2 | 88.14 ± 0.15 %
+reptile_omniglot_20way_1shot_transductive | reptile/reptile_omniglot_20way_1shot_transductive.flags    | | Reptile, Table 2 | 89.43 ± 0.14 %
+reptile_omniglot_20way_5shot            | reptile/reptile_omniglot_20way_5shot.flags                 | | Reptile, Table 2 | 96.65 ± 0.33 %
+reptile_omniglot_20way_5shot_transductive | reptile/reptile_omniglot_20way_5shot_transductive.flags    | | Reptile, Table 2 | 97.12 ± 0.32 %
+reptile_miniimagenet_1shot              | reptile/reptile_miniimagenet_1shot.flags                   | | Reptile, Table 1 | 47.07 ± 0.26 %
+reptile_miniimagenet_1shot_transductive | reptile/reptile_miniimagenet_1shot_transductive.flags      | | Reptile, Table 1 | 49.97 ± 0.32 %
+reptile_miniimagenet_5shot              | reptile/reptile_miniimagenet_5shot.flags                   | | Reptile, Table 1 | 62.74 ± 0.37 %
+reptile_miniimagenet_5shot_transductive | reptile/reptile_miniimagenet_5shot_transductive.flags      | | Reptile, Table 1 | 65.99 ± 0.58 %
+reptile_g1                              | reptile/reptile_g1.flags                                   | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g1_g2                           | reptile/reptile_g1_g2.flags                                | | Reptile, Figure 3 | a curve, no value is printed
+reptile_half_g1_g2                      | reptile/reptile_half_g1_g2.flags                           | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g2                              | reptile/reptile_g2.flags                                   | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g1_g2_g3                        | reptile/reptile_g1_g2_g3.flags                             | | Reptile, Figure 3 | a curve, no value is printed
+reptile_third_g1_g2_g3                  | reptile/reptile_third_g1_g2_g3.flags                       | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g3                              | reptile/reptile_g3.flags                                   | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g4                              | reptile/reptile_g4.flags                                   | | Reptile, Figure 3 | a curve, no value is printed
+reptile_g1_g2_g3_g4                     | reptile/reptile_g1_g2_g3_g4.flags                          | | Reptile, Figure 3 | a curve, no value is printed
+reptile_fourth_g1_g2_g3_g4              | reptile/reptile_fourth_g1_g2_g3_g4.flags                   | | Reptile, Figure 3 | a curve, no value is printed
+reptile_sinusoid                        | reptile/reptile_sinusoid.flags                             | | Reptile, Figure 1 | a picture, no value is printed
 sinusoid_multitask                       | - | | Table 2 | MSE 4.19, 3.85, 3.69 after 1, 5, 10 steps
 sinusoid_multitask_l2                    | - | | Table 2 | MSE 7.18, 5.69, 5.60 after 1, 5, 10 steps
 sinusoid_multitask_mean                  | - | | Table 2 | MSE 2.91, 2.72, 2.71 after 1, 5, 10 steps
@@ -112,6 +135,11 @@ run() {
   use_venv .
   if [ "$name" = quickstart ]; then
     exec python -m maml_tf.main_quickstart --flagfile="$flagfile" "$@"
+  fi
+  if [[ $flagfile = flags/reptile/* ]]; then
+    python -m maml_tf.main_reptile --flagfile="$flagfile" "$@"
+    echo "Paper ($source): $value"
+    return
   fi
   python -m maml_tf.main --flagfile="$flagfile" "$@"
   # shellcheck disable=SC2086

@@ -46,7 +46,6 @@ flags.DEFINE_float("seconds", 2.5, "Of one worker in one round, about.")
 flags.DEFINE_bool("check_only", False, "Compare meta-gradients, time nothing.")
 flags.DEFINE_bool("json", False, "Print records to standard output.")
 
-TOLERANCE = 1e-6
 CHECKED_TASKS = 2
 PATIENCE = 3.0
 """How many times slower to start than the first one a variant may be."""
@@ -92,7 +91,7 @@ def check(workload, candidates) -> list[tuple[str, str]]:
       The candidates without the variants that are too slow to wait for.
 
     Raises:
-      CheckError: if one is off by more than 10⁻⁶ of its norm.
+      CheckError: if one is off by more than the workload's tolerance.
     """
     tasks = min(workload.tasks, CHECKED_TASKS)
     workload = dataclasses.replace(workload, tasks=tasks)
@@ -102,16 +101,17 @@ def check(workload, candidates) -> list[tuple[str, str]]:
     passed = []
     for candidate, worker, found in gradients(candidates):
         worker.close()
-        require_equal(f"{workload.name}: {label(*candidate)}", found, ours)
+        title = f"{workload.name}: {label(*candidate)}"
+        require_equal(title, found, ours, workload.tolerance)
         passed.append(candidate)
     return passed
 
 
-def require_equal(title, found, expected) -> None:
+def require_equal(title, found, expected, tolerance) -> None:
     """Raises `CheckError` if meta-gradients differ, and says by how much."""
     error = relative_error(found, expected)
     _say(f"{title}: meta-gradient off by {error:.1e}")
-    if not error <= TOLERANCE:
+    if not error <= tolerance:
         raise CheckError(f"{title}: meta-gradient off by {error:.1e} of ours")
 
 

@@ -26,33 +26,61 @@ class Implementation:
       image_variants: ways to run a convolutional network, the most promising
         first.
       point_variants: the same for a network without convolutions.
+      reptile_module: holds its `Peer` for Reptile.
+      reptile_variants: the ways to run that, if any.
     """
 
     module: str
     library: str
     image_variants: tuple[str, ...] = ("",)
     point_variants: tuple[str, ...] = ("",)
+    reptile_module: str = ""
+    reptile_variants: tuple[str, ...] = ()
 
     def variants(self, workload) -> tuple[str, ...]:
         """Returns the ways to run a workload."""
+        if workload.is_reptile:
+            return self.reptile_variants
         if workload.is_regression:
             return self.point_variants
         return self.image_variants
 
     def peer(self, workload, dtype: str, variant: str):
         """Returns its `Peer`, in the process that calls this."""
-        module = importlib.import_module(self.module)
-        return module.Peer(workload, dtype, variant)
+        return self.load(workload).Peer(workload, dtype, variant)
+
+    def load(self, workload):
+        """Imports and returns the module for a workload, with its library."""
+        name = self.reptile_module if workload.is_reptile else self.module
+        return importlib.import_module(name)
 
 
 _JAX = ("scan im2col", "vmap im2col", "scan native", "vmap native")
 _CONVOLUTIONS = ("native", "im2col")
 
 IMPLEMENTATIONS = {
-    "ours": Implementation("ours", "tensorflow"),
+    "ours": Implementation(
+        "ours",
+        "tensorflow",
+        reptile_module="reptile_ours",
+        reptile_variants=("",),
+    ),
     "tensorflow_map_fn": Implementation("tensorflow_map_fn", "tensorflow"),
-    "jax": Implementation("jax_peer", "jax", _JAX, ("vmap", "scan")),
-    "torch_loop": Implementation("torch_loop", "torch", _CONVOLUTIONS),
+    "jax": Implementation(
+        "jax_peer",
+        "jax",
+        _JAX,
+        ("vmap", "scan"),
+        "reptile_jax",
+        _CONVOLUTIONS,
+    ),
+    "torch_loop": Implementation(
+        "torch_loop",
+        "torch",
+        _CONVOLUTIONS,
+        reptile_module="reptile_torch",
+        reptile_variants=_CONVOLUTIONS,
+    ),
     "torch_func": Implementation("torch_func", "torch", _CONVOLUTIONS),
 }
 
@@ -137,7 +165,7 @@ def timer(implementation, variant, workload):
 
     The first step is done before, and timed; importing the library is not.
     """
-    importlib.import_module(implementation.module)
+    implementation.load(workload)
     start = time.perf_counter()
     peer = implementation.peer(workload, "float32", variant)
     peer.step(workload.steps_per_call)

@@ -46,6 +46,7 @@ class Network:
       stride: of the convolutions.
       max_pool: whether there is max-pooling.
       flatten: whether the last layer sees all positions, not their mean.
+      scale: whether batch normalisation has a γ, before β.
     """
 
     builder: tuple[str, dict[str, int]]
@@ -55,6 +56,7 @@ class Network:
     stride: int = 1
     max_pool: bool = False
     flatten: bool = False
+    scale: bool = False
 
     @property
     def adapted(self) -> list[bool]:
@@ -67,6 +69,8 @@ class Network:
             yield "kernel", kernel
             yield "bias", kernel[-1:]
             if len(kernel) == 4:
+                if self.scale:
+                    yield "gamma", kernel[-1:]
                 yield "beta", kernel[-1:]
 
     def split(self, weights):
@@ -114,6 +118,10 @@ class Workload:
     first_order: bool = False
     steps_per_call: int = 1
 
+    is_reptile = False
+    tolerance = 1e-6
+    """How far meta-gradients may be apart in float64, relatively."""
+
     @property
     def is_regression(self) -> bool:
         """Whether targets are real numbers."""
@@ -122,11 +130,14 @@ class Workload:
     def initial_weights(self) -> list[np.ndarray]:
         """Returns seeded float64 weights in Keras's order.
 
-        Kernels are Glorot's uniform; biases and β are small and not zero, so
-        that no implementation can lose one unnoticed.
+        Kernels are Glorot's uniform; biases and β are small and not zero, and
+        γ is not one, so that no implementation can lose one unnoticed.
         """
         rng = np.random.default_rng(0)
-        return [_draw(rng, shape) for _, shape in self.network.weights()]
+        return [
+            _draw(rng, shape) + (name == "gamma")
+            for name, shape in self.network.weights()
+        ]
 
     def data(self, dtype: str) -> Task:
         """Returns a seeded meta-batch in `dtype`; labels are int32.
@@ -165,6 +176,45 @@ class Workload:
         """Returns how many of some meta-iterations each call does."""
         whole, rest = divmod(iterations, self.steps_per_call)
         return [self.steps_per_call] * whole + [rest] * bool(rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReptileWorkload(Workload):
+    """A meta-iteration of Reptile: tasks in turn, each on mini-batches.
+
+        φ ← Adam(φ, ∇_φ L(batch))    (U times, from φ = θ)
+        meta-gradient: θ − Σᵢ φᵢ / B
+
+    The loss is the cross-entropy summed over a mini-batch. Adam, with β₁ = 0
+    and rate `inner_lr`, remembers from task to task and from meta-iteration to
+    meta-iteration. θ follows the meta-gradient with the rate `meta_step`.
+
+    Attributes:
+      inner_batch: examples in a mini-batch.
+      meta_step: ε.
+    """
+
+    inner_batch: int = 10
+    meta_step: float = 0.1
+
+    is_reptile = True
+    tolerance = 1e-3  # PyTorch's Adam adds ε to the corrected √v, ours to √v.
+
+    def batches(self) -> np.ndarray:
+        """Returns seeded mini-batches, `[B, U, b]` indices."""
+        rng = np.random.default_rng(2)
+        size = self.inner_steps, self.inner_batch
+        examples = self.ways * self.shots
+        drawn = [rng.permutation(examples) for _ in range(self.tasks)]
+        return np.array([d[: math.prod(size)].reshape(size) for d in drawn])
+
+    def gigaflops(self) -> float:
+        """Returns what it must compute: three forward passes an image."""
+        network = self.network
+        layers = zip(network.kernels, network.positions, strict=True)
+        first, *others = (2e-9 * math.prod(k) * p for k, p in layers)
+        images = self.tasks * self.inner_steps * self.inner_batch
+        return images * (3 * sum(others) + 2 * first)
 
 
 def _draw(rng, shape):
@@ -225,6 +275,17 @@ def omniglot(ways: int, filters: int = 64) -> Network:
     )
 
 
+def reptile_omniglot(ways: int) -> Network:
+    """Returns Reptile's network for Omniglot."""
+    return dataclasses.replace(
+        omniglot(ways),
+        builder=("reptile_omniglot_conv", {"ways": ways}),
+        kernels=_conv_kernels(1, 64, (256, ways)),
+        flatten=True,
+        scale=True,
+    )
+
+
 def mini_imagenet(ways: int, filters: int = 32) -> Network:
     """Returns mini-ImageNet's network, 84 → 42 → 21 → 10 → 5 pixels a side."""
     return Network(
@@ -253,5 +314,6 @@ WORKLOADS = {
         _MINI,
         dataclasses.replace(_MINI, name="mini5_fo", first_order=True),
         dataclasses.replace(_MINI, name="mini5_5shot", shots=5),
+        ReptileWorkload("reptile", reptile_omniglot(5), 5, 5, 10, 1, 5, 1e-3),
     )
 }

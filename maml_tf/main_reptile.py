@@ -11,9 +11,6 @@ from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# A step is many small operations, of which two can run at a time.
-_THREADS = str(max(1, (os.cpu_count() or 1) // 2))
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
 _FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
@@ -135,6 +132,15 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+def use_threads() -> None:
+    """Gives an operation half of the processor, before TensorFlow starts.
+
+    A step is many small operations, of which two can run at a time.
+    """
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+
+
 def main(arguments: list[str]) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
     if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
@@ -146,6 +152,7 @@ def main(arguments: list[str]) -> int:
 def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
+    use_threads()
     # TensorFlow takes seconds to import: bad flags need not wait for it.
     from maml_tf import reptile_train
 

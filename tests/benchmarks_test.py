@@ -57,7 +57,7 @@ def test_first_order_is_told_from_second(float64):
         for order in (False, True)
     )
     with pytest.raises(compare.CheckError, match="tiny: meta-gradient off by"):
-        compare.require_equal("tiny", first, second)
+        compare.require_equal("tiny", first, second, 1e-6)
 
 
 def test_candidates_are_checked_in_their_own_processes(capfd):
@@ -70,6 +70,28 @@ def test_candidates_are_checked_in_their_own_processes(capfd):
     assert (
         "tiny: tensorflow_map_fn: meta-gradient off" in capfd.readouterr().err
     )
+
+
+def test_reptile_has_a_meta_gradient_of_all_weights(float64):
+    import reptile_ours
+    import workloads
+
+    workload = workloads.ReptileWorkload(
+        "tiny",
+        workloads.reptile_omniglot(2),
+        2,
+        2,
+        2,
+        1,
+        2,
+        1e-3,
+        inner_batch=2,
+    )
+    batches = workload.batches()
+    assert batches.shape == (2, 2, 2)
+    assert sorted(batches[0].ravel()) == [0, 1, 2, 3]
+    gradient = reptile_ours.Peer(workload, "float64", "").meta_gradient()
+    assert all(np.abs(g).max() > 0 for g in gradient[2::4])
 
 
 def test_gigaflops_count_forward_passes():

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from absl import flags
 
-from maml_tf import main
+from maml_tf import main, main_reptile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_experiments.sh"
@@ -28,7 +28,14 @@ def flagfile(request):
     return request.param
 
 
+def is_reptile(flagfile):
+    return flagfile.parent.name == "reptile"
+
+
 def parse(flagfile, *more):
+    if is_reptile(flagfile):
+        values = main_reptile.parse([f"--flagfile={flagfile}", *more])
+        return main_reptile.config_from_flags(values)
     values = copy.deepcopy(flags.FLAGS)
     values(["maml-tf", f"--flagfile={flagfile}", *more])
     return main.config_from_flags(values)
@@ -65,11 +72,16 @@ def test_cites_the_value_of_its_line(flagfile):
 
 def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
     config = parse(flagfile)
-    assert config.train
-    assert config.logdir == f"logs/{flagfile.stem}"
+    folder = f"logs/{flagfile.stem}"
+    if is_reptile(flagfile):
+        assert config.folder == folder and not config.pretrained
+    else:
+        assert config.logdir == folder and config.train
 
 
 def test_is_tested_where_it_was_trained(flagfile):
+    if is_reptile(flagfile):
+        return  # one command trains and tests
     (k5,) = re.findall(r"k5='(.*)'", SCRIPT.read_text(encoding="utf-8"))
     more = TABLE[flagfile.stem][1].replace("$k5", k5).split()
     config = parse(flagfile, "--train=False", "--test_set=True", *more)
