@@ -126,7 +126,15 @@ def draw_batches(
 
     Returns:
       Indices below S, int32 `[U, b]`.
+
+    Raises:
+      ValueError: if a batch with `replacement` is larger than the set.
     """
+    if replacement and batch > examples:
+        raise ValueError(
+            f"Expected mini-batches of at most the {examples} examples of a "
+            f"task, drawn with replacement, got {batch}."
+        )
     rounds = steps if replacement else math.ceil(steps * batch / examples)
     keys = tf.random.stateless_uniform([rounds, examples], seed)
     order = tf.argsort(keys)
@@ -147,9 +155,17 @@ def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
     Returns:
       Indices of the others, `[S − N·shots]`, and of the tail, `[N·shots]`,
       each in the support set's order.
+
+    Raises:
+      ValueError: if there are no others.
     """
+    others = y.shape[0] - ways * shots
+    if others < 1:
+        raise ValueError(
+            f"Expected a tail of fewer than the {y.shape[0]} examples of a "
+            f"task, got {shots} of each of {ways} classes."
+        )
     same = tf.one_hot(tf.cast(y, tf.int32), ways, dtype=tf.int32)
     earlier = tf.reduce_sum(tf.cumsum(same, exclusive=True) * same, -1)
     order = tf.argsort(tf.cast(earlier < shots, tf.int32), stable=True)
-    others = y.shape[0] - ways * shots
     return order[:others], order[others:]

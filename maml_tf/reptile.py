@@ -180,8 +180,8 @@ class Reptile(keras.Model):
     def _together(self, x, y, batches):
         start = self._stacked_start(_length(x))
         ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
-        shapes = self._shapes_of(_length(x))
-        change = descent.unravel(self.change(start[0], ends), shapes)
+        change = self.change(start[0], ends)
+        change = descent.unravel(change, self._shapes_of(batches[0]))
         change = descent.ravel([tf.reduce_sum(part, 0) for part in change])
         return change, self._initial(), loss
 
@@ -220,13 +220,12 @@ class Reptile(keras.Model):
         """
         ends, total = [], 0.0
         for number, group in enumerate(batches):
-            tasks = len(group.shape) == 3 and _length(group)
             end = descent.descend(
-                self._apply_fn(bool(tasks), _fold(seed, number)),
+                self._apply_fn(group, _fold(seed, number)),
                 self.inner_loss,
                 self.inner_optimizer,
                 start,
-                self._shapes_of(tasks),
+                self._shapes_of(group),
                 (x, y),
                 group,
                 self.weight_decay,
@@ -236,8 +235,10 @@ class Reptile(keras.Model):
             total += end.loss
         return ends, start[1], total
 
-    def _apply_fn(self, is_stacked, seed):
-        model = stacked.many_tasks if is_stacked else functional.one_task
+    def _apply_fn(self, batches, seed):
+        """Returns the network in step i, for a stack of tasks or for one."""
+        is_stack = len(batches.shape) == 3
+        model = stacked.many_tasks if is_stack else functional.one_task
         variables = self.network.trainable_variables
         return lambda i: model(self.network, variables, _fold(seed, i))
 
@@ -259,9 +260,8 @@ class Reptile(keras.Model):
     def _predict(self, start, x, y, query_x, batches, seed):
         """Returns the predictions of one task, or of a stack."""
         ends, *_ = self._descend(start, x, y, [batches], seed)
-        tasks = len(batches.shape) == 3 and _length(batches)
-        phi = descent.unravel(ends[-1], self._shapes_of(tasks))
-        apply_fn = self._apply_fn(bool(tasks), seed)(-1)
+        phi = descent.unravel(ends[-1], self._shapes_of(batches))
+        apply_fn = self._apply_fn(batches, seed)(-1)
         if self.transductive:
             return apply_fn(phi, query_x)
         return predict_alone(apply_fn, phi, x, query_x, len(batches.shape) - 2)
@@ -290,9 +290,10 @@ class Reptile(keras.Model):
             [tf.repeat(part[None], tasks, axis=0) for part in parts]
         )
 
-    def _shapes_of(self, tasks):
-        """Returns the shapes of parameters, of a stack or of one task."""
-        return [[tasks, *s] if tasks else s for s in self._shapes]
+    def _shapes_of(self, batches):
+        """Returns the shapes of parameters, of a stack of tasks or of one."""
+        tasks = [_length(batches)] * (len(batches.shape) - 2)
+        return [[*tasks, *shape] for shape in self._shapes]
 
     def _remember(self, value):
         variable = self.add_weight(

@@ -64,6 +64,13 @@ def test_tail_is_the_first_of_each_class():
     np.testing.assert_array_equal(others, [6, 7, 8])
 
 
+def test_refuses_what_a_task_has_not():
+    with pytest.raises(ValueError, match="at most the 3 examples"):
+        descent.draw_batches(tf.constant([1, 2]), 3, 4, 1, replacement=True)
+    with pytest.raises(ValueError, match="fewer than the 4 examples"):
+        descent.split_tail(tf.constant([0, 1, 0, 1]), ways=2, shots=2)
+
+
 def test_parameters_come_back():
     values = [tf.ones([2, 3]), tf.zeros([4])]
     vector = descent.ravel(values)
