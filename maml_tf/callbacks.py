@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 import keras
@@ -374,6 +375,35 @@ class NonFiniteGuard(IterationCallback):
                 x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
         return f"Not finite between iterations {self._good} and {iteration}."
+
+
+def fit(learner, data, start: int, end: int, others) -> None:
+    """Trains from iteration `start` to `end`, with a bar on a terminal.
+
+    Args:
+      learner: a compiled meta-learner.
+      data: its meta-batches, or blocks of them.
+      start: the iteration at which the run starts or continues.
+      end: the iteration at which it ends.
+      others: callbacks.
+
+    Raises:
+      KeyboardInterrupt: after SIGINT or SIGTERM, when callbacks are done.
+    """
+    stop = StopOnSignal()
+    progress = [Progress(start, end)] * sys.stdout.isatty()
+    try:
+        learner.fit(
+            data,
+            steps_per_epoch=(end - start) // learner.block,
+            shuffle=False,
+            verbose=0,
+            callbacks=[*others, stop, *progress],
+        )
+    finally:
+        stop.release()
+    if stop.received:
+        raise KeyboardInterrupt(stop.received.name)
 
 
 def write_scalars(writer, step: int, values: dict[str, float]) -> None:

@@ -48,11 +48,11 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
     for checkpoint in reversed(checkpoints):
         if iteration in (-1, checkpoint.iteration):
             return checkpoint
-    if not checkpoints:
+    if iteration == -1:
         raise CheckpointError(
             f"{folder}: expected a checkpoint, model*.npz, found none."
         )
-    there = ", ".join(str(c.iteration) for c in checkpoints)
+    there = ", ".join(str(c.iteration) for c in checkpoints) or "none"
     raise CheckpointError(
         f"--test_iter={iteration}: expected model{iteration}.npz in {folder}, "
         f"found the iterations: {there}."

@@ -2,10 +2,8 @@
 
 import dataclasses
 
+from maml_tf.config import DATASOURCES, ENGINES
 from maml_tf.settings import Settings
-
-DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
-ENGINES = ("auto", "stacked", "looped")
 
 
 @dataclasses.dataclass(frozen=True)

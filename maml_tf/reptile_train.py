@@ -236,27 +236,14 @@ def train(config: ReptileConfig) -> None:
 
 
 def _fit(config, learner, data, curves, start):
-    stop, end = callbacks.StopOnSignal(), config.meta_iterations
-    try:
-        learner.fit(
-            tasks.meta_batches(data, start).take(end - start),
-            steps_per_epoch=end - start,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks.NonFiniteGuard(
-                    start, data, "--learning-rate or --meta-step"
-                ),
-                *_logging(config, learner, curves, start),
-                callbacks.Saver(start, config.folder, PHASE, SAVE_INTERVAL),
-                stop,
-                *([callbacks.Progress(start, end)] * sys.stdout.isatty()),
-            ],
-        )
-    finally:
-        stop.release()
-    if stop.received:
-        raise KeyboardInterrupt(stop.received.name)
+    end = config.meta_iterations
+    batches = tasks.meta_batches(data, start).take(end - start)
+    others = [
+        callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
+        *_logging(config, learner, curves, start),
+        callbacks.Saver(start, config.folder, PHASE, SAVE_INTERVAL),
+    ]
+    callbacks.fit(learner, batches, start, end, others)
 
 
 def _logging(config, learner, curves, start):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable
 
 import keras
@@ -219,32 +218,17 @@ def _latest(config):
 
 def _fit(config, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
-    stop = callbacks.StopOnSignal()
     if not config.is_classification:
         learner.block = math.gcd(WINDOW, start, end)
     data = tasks.meta_batches(training, start).take(end - start)
     if learner.block > 1:
         data = data.batch(learner.block)
-    try:
-        learner.fit(
-            data,
-            steps_per_epoch=(end - start) // learner.block,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks.NonFiniteGuard(
-                    start, training, "--update_lr or --meta_lr"
-                ),
-                *_logging(config, learner, training, validation, phase, start),
-                callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
-                stop,
-                *([callbacks.Progress(start, end)] * sys.stdout.isatty()),
-            ],
-        )
-    finally:
-        stop.release()
-    if stop.received:
-        raise KeyboardInterrupt(stop.received.name)
+    others = [
+        callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
+        *_logging(config, learner, training, validation, phase, start),
+        callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
+    ]
+    callbacks.fit(learner, data, start, end, others)
 
 
 def _logging(config, learner, training, validation, phase, start):

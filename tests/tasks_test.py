@@ -382,3 +382,60 @@ def test_omniglot_tasks_are_the_originals(
     digest = hashlib.sha256(listed.encode()).hexdigest()
     assert ours.size == golden[f"{part}_num_filenames"]
     assert digest == golden[f"{part}_filenames_sha256"]
+
+
+def labelled_images(classes=6, per_class=4):
+    """Each image says in two of its pixels which one it is."""
+    images = np.zeros((classes, per_class, 2, 2, 1), np.uint8)
+    images[..., 0, 0, 0] = np.arange(1, classes + 1)[:, None]
+    images[..., 1, 1, 0] = np.arange(1, per_class + 1)
+    return images
+
+
+def class_tasks(t, **options):
+    settings = {"ways": 3, "shots": 2, "meta_batch_size": 50, "seed": 0}
+    sampler = tasks.class_sampler(labelled_images(), **settings, **options)
+    x, y = sampler(tf.constant(t, tf.int64))
+    return x.numpy(), y.numpy()
+
+
+def test_classes_and_images_of_a_task_are_different():
+    x, y = class_tasks(0)
+    assert x.shape == (50, 6, 2, 2, 1)
+    np.testing.assert_array_equal(y, [[0, 0, 1, 1, 2, 2]] * 50)
+    for task in x:
+        classes, images = task[:, 0, 0, 0], task[:, 1, 1, 0]
+        np.testing.assert_array_equal(classes[::2], classes[1::2])
+        assert len(set(classes)) == 3
+        assert (images[::2] != images[1::2]).all()
+    assert set(x[:, :, 0, 0, 0].ravel()) == {1, 2, 3, 4, 5, 6}
+    assert set(x[:, :, 1, 1, 0].ravel()) == {1, 2, 3, 4}
+
+
+def test_class_tasks_are_a_function_of_t():
+    first, again, other = (class_tasks(t)[0] for t in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_rotated_classes_are_classes_of_their_own():
+    x, _ = class_tasks(0, rotate=True)
+    corners = [np.rot90(labelled_images()[0, 0], k) for k in range(4)]
+    seen = {image.tobytes() for image in x.reshape(-1, 4)}
+    for corner in corners:
+        assert corner.astype(np.float32).tobytes() in seen
+    # Both images of a class are turned alike: its mark is in one corner.
+    marks = x.reshape(50, 3, 2, 4) > 0
+    assert (marks[:, :, 0] == marks[:, :, 1]).all()
+
+
+def test_first_image_of_each_class_becomes_the_query():
+    x = tf.reshape(tf.range(12), [1, 6, 2])
+    y = tf.constant([[0, 0, 0, 1, 1, 1]])
+    (support_x, support_y, query_x), query_y = tasks.split_queries(x, y, 2)
+    np.testing.assert_array_equal(query_x, [[[0, 1], [6, 7]]])
+    np.testing.assert_array_equal(
+        support_x, [[[2, 3], [4, 5], [8, 9], [10, 11]]]
+    )
+    np.testing.assert_array_equal(query_y, [[0, 1]])
+    np.testing.assert_array_equal(support_y, [[0, 0, 1, 1]])
