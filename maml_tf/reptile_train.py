@@ -22,6 +22,7 @@ from maml_tf import (
     reptile,
     tasks,
 )
+from maml_tf import reptile_explain as explanations
 from maml_tf.reptile_config import ReptileConfig
 
 PHASE = "reptile"
@@ -204,6 +205,11 @@ def parts(config: ReptileConfig) -> tuple[str, ...]:
     return ("train", "test") if config.is_classification else ("test",)
 
 
+def explain(config: ReptileConfig) -> str:
+    """Returns what a configuration means, see `maml_tf.reptile_explain`."""
+    return explanations.explain(config, build_network(config))
+
+
 def train(config: ReptileConfig) -> None:
     """Trains, or continues to train.
 
@@ -230,7 +236,7 @@ def train(config: ReptileConfig) -> None:
     path = os.path.join(config.folder, "config.json")
     with files.replacing(path) as file:
         file.write(config.to_json(explain(config)).encode())
-    print(header(config))
+    print(explanations.header(config, learner.network))
     if start < config.meta_iterations:
         _fit(config, learner, data, curves, start)
 
@@ -373,93 +379,3 @@ def _panel(config, learner, title):
             f"after {config.eval_steps} steps": np.array(after),
         },
     }
-
-
-def header(config: ReptileConfig) -> str:
-    """Returns five lines that open a run."""
-    network = build_network(config)
-    name = "FOML" if config.foml else "Reptile"
-    optimizer = "SGD" if config.sgd else "Adam with β₁ = 0,"
-    return "\n".join(
-        [
-            f"data       {_data(config)}",
-            f"network    {network.name}, {network.count_params():,} parameters",
-            f"inner loop {config.inner_steps} step(s) of {optimizer} "
-            f"{config.inner_lr} on mini-batches of {config.inner_batch}",
-            f"outer loop {name}, {config.meta_iterations} meta-iterations of "
-            f"{config.meta_batch_size} tasks, meta-step {config.meta_step} → "
-            f"{config.meta_step_final}",
-            f"folder     {config.folder}",
-        ]
-    )
-
-
-def explain(config: ReptileConfig) -> str:
-    """Returns what the flags mean, one fact a line."""
-    queries = "all in one batch (transductive)"
-    if not config.transductive:
-        queries = "each alone, with the support set in its batch"
-    return "\n".join(
-        [
-            header(config),
-            "",
-            _training_sets(config),
-            _mini_batches(config),
-            _memory(config),
-            f"Weight decay: parameters × {config.weight_decay:g} before each "
-            "inner step.",
-            _update(config),
-            "Batch norm: statistics of the very batch that is passed; γ and β "
-            "adapt like all parameters.",
-            f"Evaluation: {config.eval_tasks} tasks, {config.eval_steps} steps "
-            f"on mini-batches of {config.eval_batch}; queries {queries}; "
-            "intervals are ±1.96 · std / √tasks.",
-        ]
-    )
-
-
-def _data(config):
-    if not config.is_classification:
-        return f"sinusoid, {config.shots}-shot regression"
-    return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
-
-
-def _training_sets(config):
-    size = config.support_size(config.training_shots)
-    if not config.is_classification:
-        return f"Training: {size} points of a task, mean squared error."
-    return (
-        f"Training: {size} images of a task; the inner loss is the sum of "
-        "cross-entropies over a mini-batch."
-    )
-
-
-def _mini_batches(config):
-    if config.replacement:
-        return "Mini-batches: each a sample of its own, without repeats in it."
-    return (
-        "Mini-batches: dealt out of a shuffled task; one that runs over its "
-        "end goes on in a new shuffle."
-    )
-
-
-def _memory(config):
-    if config.sgd:
-        return "Inner optimizer: gradient descent, which remembers nothing."
-    if config.reset_inner_optimizer:
-        return "Inner optimizer: Adam, which forgets before each task."
-    return (
-        "Inner optimizer: Adam, whose moments pass from task to task in "
-        "training, and are restored after each evaluation."
-    )
-
-
-def _update(config):
-    if not config.foml:
-        return "Meta-update: towards the mean of where tasks end."
-    if config.tail_shots is None:
-        return "Meta-update: the step of each task's last mini-batch alone."
-    return (
-        "Meta-update: the step of each task's last mini-batch alone, which is "
-        f"{config.tail_shots} examples of each class, set apart for it."
-    )

@@ -100,9 +100,41 @@ def validation_figure():
     plots.plot_training(curves, path, "validation accuracy after 1 step, %")
 
 
+REPTILE = {
+    "omniglot_5way_1shot": ("Omniglot 5-way 1-shot, accuracy in %", "95.39"),
+    "omniglot_5way_1shot_transductive": (
+        "the same, transductive",
+        "97.68",
+    ),
+    "sinusoid": ("sinusoid, 10 points, mean squared error", ""),
+}
+
+
+def reptile_table():
+    """Prints Reptile's evaluations, on training and test classes."""
+    rows = []
+    for name, (label, paper) in REPTILE.items():
+        with open(HERE / "reptile" / f"{name}.csv", newline="") as file:
+            parts = {row["classes"]: row for row in csv.DictReader(file)}
+        scale = 1 if name == "sinusoid" else 100
+        cells = [
+            _interval(parts.get(part), scale) for part in ("train", "test")
+        ]
+        rows.append([label, parts["test"]["tasks"], *cells, paper])
+    print("\nReptile\n")
+    print_table(["run", "tasks", "training classes", "test", "paper"], rows)
+
+
+def _interval(row, scale):
+    if row is None:
+        return ""
+    return " ± ".join(f"{scale * float(row[k]):.2f}" for k in ("mean", "ci95"))
+
+
 if __name__ == "__main__":
     sinusoid_table(5)
     sinusoid_table(10)
     omniglot_table()
     early_table()
     validation_figure()
+    reptile_table()

@@ -39,6 +39,7 @@ ARCHITECTURE = {
     "checkpoints": ("learner", "numpy"),
     "callbacks": ("learner", "keras numpy tensorflow"),
     "explain": ("learner", "keras"),
+    "reptile_explain": ("learner", "keras"),
     "plots": ("", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "reptile_train": ("both", "keras numpy tensorflow"),
