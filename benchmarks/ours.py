@@ -17,11 +17,32 @@ class Peer:
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
         self.workload = workload
-        support_x, support_y, query_x, query_y = workload.data(dtype)
-        inputs = support_x, support_y, query_x
-        self.batch = tf.nest.map_structure(tf.constant, (inputs, query_y))
-        self.learner = _learner(workload)
-        self._compile(keras.optimizers.Adam(1e-3, epsilon=1e-8))
+        elements = self.elements(workload.data(dtype))
+        self.batch = tf.nest.map_structure(tf.constant, elements)
+        self.learner = self.make_learner(build_network(workload))
+        self._compile(self.make_optimizer())
+
+    def elements(self, task):
+        """Returns what the learner trains on."""
+        support_x, support_y, query_x, query_y = task
+        return (support_x, support_y, query_x), query_y
+
+    def make_learner(self, network):
+        """Returns the meta-learner of the workload."""
+        workload = self.workload
+        return maml_tf.MAML(
+            network,
+            _loss(workload),
+            inner_lr=workload.inner_lr,
+            inner_steps=workload.inner_steps,
+            first_order=workload.first_order,
+            adapted=models.fast_weights(network),
+            block=workload.steps_per_call,
+        )
+
+    def make_optimizer(self):
+        """Returns what is timed; the meta-gradient is read off SGD."""
+        return keras.optimizers.Adam(1e-3, epsilon=1e-8)
 
     def step(self, iterations):
         """Does meta-iterations, and returns when they are done."""
@@ -60,19 +81,12 @@ class Peer:
         )
 
 
-def _learner(workload):
+def build_network(workload):
+    """Returns the workload's network with its initial weights."""
     name, arguments = workload.network.builder
     network = getattr(models, name)(**arguments)
     network.set_weights(workload.initial_weights())
-    return maml_tf.MAML(
-        network,
-        _loss(workload),
-        inner_lr=workload.inner_lr,
-        inner_steps=workload.inner_steps,
-        first_order=workload.first_order,
-        adapted=models.fast_weights(network),
-        block=workload.steps_per_call,
-    )
+    return network
 
 
 def _loss(workload):

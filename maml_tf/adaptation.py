@@ -66,21 +66,16 @@ def adapt(
     trajectory, predictions = [theta], []
     for _ in range(inner_steps):
         phi = trajectory[-1]
+        sources = [own(p) for p in phi]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([own(p) for p in phi])
+            tape.watch(sources)
             predictions.append(apply_fn(phi, support_x))
             loss = tf.reduce_sum(loss_fn(support_y, predictions[-1]))
-        gradients = tape.gradient(
-            loss, [own(p) for p in phi], unconnected_gradients="zero"
-        )
+        gradients = tape.gradient(loss, sources, unconnected_gradients="zero")
         # The gradient of an embedding is sparse.
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        trajectory.append(
-            [
-                untie(p) - inner_lr * g
-                for p, g in zip(phi, gradients, strict=True)
-            ]
-        )
+        pairs = zip(map(untie, phi), gradients, strict=True)
+        trajectory.append([p - inner_lr * g for p, g in pairs])
     return Adaptation(tuple(trajectory), tuple(predictions))

@@ -35,7 +35,12 @@ class AdaptationCurve(NamedTuple):
     @property
     def ci95(self) -> np.ndarray:
         """Half width of the 95 % interval, 1.96 · std / √tasks, `[U + 1]`."""
-        return 1.96 * self.std / np.sqrt(len(self.values))
+        return half_width(self.values)
+
+
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Returns 1.96 · std / √tasks of values `[tasks, …]`: `[…]`."""
+    return 1.96 * values.std(0) / np.sqrt(len(values))
 
 
 def adaptation_curve(

@@ -12,23 +12,21 @@ without AVX-512.
 """
 
 
-def each(a, b, transpose_a: bool = False, transpose_b: bool = False):
+def each(a, b, transpose_a: bool = False):
     """Returns the product of each task's matrices, [B, n, k] [B, k, m].
 
     Args:
       a: `[B, n, k]`, or `[B, k, n]` to be transposed.
-      b: `[B, k, m]`, or `[B, m, k]` to be transposed.
+      b: `[B, k, m]`.
       transpose_a: whether to transpose a.
-      transpose_b: whether to transpose b.
     """
-    options = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-    if _multiplications(a, b, transpose_b) < LARGE:
-        return tf.matmul(a, b, **options)
+    if _multiplications(a, b) < LARGE:
+        return tf.matmul(a, b, transpose_a)
     pairs = zip(tf.unstack(a), tf.unstack(b), strict=True)
-    return tf.stack([tf.matmul(*pair, **options) for pair in pairs])
+    return tf.stack([tf.matmul(*pair, transpose_a) for pair in pairs])
 
 
-def _multiplications(a, b, transpose_b):
+def _multiplications(a, b):
     """Returns those of one task, or 0 if a size is not known."""
-    tasks, *sides = *a.shape, b.shape[1 if transpose_b else 2]
+    tasks, *sides = *a.shape, b.shape[-1]
     return 0 if None in (tasks, *sides) else math.prod(sides)

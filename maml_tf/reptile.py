@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from maml_tf import descent, engines, functional, losses, stacked
 from maml_tf.inner_optimizers import InnerOptimizer, State
+from maml_tf.shapes import sizes
 
 SUM_OF_CROSS_ENTROPIES = losses.cross_entropy(1)
 
@@ -143,7 +144,7 @@ class Reptile(keras.Model):
             change, state, total = self._together(x, y, batches)
         else:
             change, state, total = self._in_turn(x, y, batches)
-        tasks = _length(x)
+        tasks = sizes(x)[0]
         steps = sum(group.shape[1] for group in batches)
         count = tf.cast(tasks * steps, total.dtype)
         return change / tf.cast(tasks, change.dtype), state, total / count
@@ -178,7 +179,7 @@ class Reptile(keras.Model):
         return ends[-1] - start
 
     def _together(self, x, y, batches):
-        start = self._stacked_start(_length(x))
+        start = self._stacked_start(sizes(x)[0])
         ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
         change = self.change(start[0], ends)
         change = descent.unravel(change, self._shapes_of(batches[0]))
@@ -186,7 +187,7 @@ class Reptile(keras.Model):
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
-        seeds = tf.random.split(self._seed(True), _length(x))
+        seeds = tf.random.split(self._seed(True), sizes(x)[0])
 
         def body(i, total, state, loss):
             if not self.carries:
@@ -206,7 +207,7 @@ class Reptile(keras.Model):
             self._initial(),
             tf.zeros([], theta.dtype),
         )
-        tasks = _length(x)
+        tasks = sizes(x)[0]
         _, *sums = tf.while_loop(
             lambda i, *_: i < tasks, body, start, parallel_iterations=1
         )
@@ -245,7 +246,7 @@ class Reptile(keras.Model):
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""
         x, y, query_x = inputs
-        seed, tasks = self._seed(training), _length(x)
+        seed, tasks = self._seed(training), sizes(x)[0]
         batches = self.draw_test(y, seed)
         if self._stacks:
             return self._predict(
@@ -292,7 +293,7 @@ class Reptile(keras.Model):
 
     def _shapes_of(self, batches):
         """Returns the shapes of parameters, of a stack of tasks or of one."""
-        tasks = [_length(batches)] * (len(batches.shape) - 2)
+        tasks = [sizes(batches)[0]] * (len(batches.shape) - 2)
         return [[*tasks, *shape] for shape in self._shapes]
 
     def _remember(self, value):
@@ -321,7 +322,7 @@ class Reptile(keras.Model):
                 steps,
                 replacement=self.replacement,
             ),
-            tf.random.split(seed, _length(y)),
+            tf.random.split(seed, sizes(y)[0]),
             fn_output_signature=tf.int32,
         )
 
@@ -408,10 +409,6 @@ def predict_alone(apply_fn, phi, support_x, query_x, axis: int) -> tf.Tensor:
 
 def _fold(seed, number):
     return tf.random.experimental.stateless_fold_in(seed, number)
-
-
-def _length(x):
-    return x.shape[0] or tf.shape(x)[0]
 
 
 def _at_least_one(argument, value):

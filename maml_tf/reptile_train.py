@@ -15,6 +15,7 @@ from maml_tf import (
     callbacks,
     checkpoints,
     datasets,
+    evaluation,
     files,
     inner_optimizers,
     losses,
@@ -53,7 +54,7 @@ class Score(NamedTuple):
     @property
     def ci95(self) -> float:
         """Half width of the 95 % interval, 1.96 · std / √tasks."""
-        return float(1.96 * self.values.std() / np.sqrt(len(self.values)))
+        return float(evaluation.half_width(self.values))
 
 
 def build_network(config: ReptileConfig) -> keras.Model:
@@ -235,7 +236,8 @@ def train(config: ReptileConfig) -> None:
             old.path.unlink()
     path = os.path.join(config.folder, "config.json")
     with files.replacing(path) as file:
-        file.write(config.to_json(explain(config)).encode())
+        explanation = explanations.explain(config, learner.network)
+        file.write(config.to_json(explanation).encode())
     print(explanations.header(config, learner.network))
     if start < config.meta_iterations:
         _fit(config, learner, data, curves, start)

@@ -3,8 +3,9 @@
 A rule is a function of (layer, weight, x). Inputs x are `[B, n, …]`: B tasks
 of n examples; layers that merge several inputs get a list. `weight(variable)`
 is the value to use for one of the layer's variables: `[B, *shape]` if each
-task has its own, or else `[*shape]`. `weight(generator)` is a seed `[2]` for
-a layer's `SeedGenerator`, another one each time.
+task has its own, or else `[*shape]`; `weight.tied(variable)` is `Tied` where
+all tasks' are the same, for rules that make use of it. `weight(generator)` is a
+seed `[2]` for a layer's `SeedGenerator`, another one each time.
 """
 
 import math
