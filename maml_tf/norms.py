@@ -158,9 +158,10 @@ class NormalizedConv2D(layers.Layer):
             x, kernel.shape[1:3], (self.strides,) * 2, (1, 1), "same"
         )
         k = tf.reshape(kernel, [-1, p.shape[-1], self.filters])
-        m = _mean_product(tf.ones_like(p[..., :1]), p)
+        parts = shape[1] * shape[2]  # the rows of all outputs
+        m = _mean_product(tf.ones_like(p[..., :1]), p, parts)
         p -= m
-        variance = tf.reduce_sum(k * (_mean_product(p, p) @ k), 1, True)
+        variance = tf.reduce_sum(k * (_mean_product(p, p, parts) @ k), 1, True)
         if self.gradient == "legacy":
             variance += tf.square(m @ k - tf.stop_gradient(m @ k))
         k *= tf.math.rsqrt(variance + self.epsilon)
@@ -243,11 +244,17 @@ def _standardise(x, y, axes, layer, gamma=None):
     return (y - mean) * (scale if gamma is None else scale * gamma)
 
 
-def _mean_product(a, b):
+def _mean_product(a, b, parts):
     """[B, n, C], [B, n, D] → [B, C, D]: the mean of aᵢbᵢᵀ over n.
 
-    (A product of ones and p rounds less than `reduce_mean`, whose float32
-    error moved ReLUs and maxima.)
+    It is summed in equal parts, which rounds less: float32 errors move ReLUs
+    and maxima.
     """
-    count = tf.cast(tf.shape(b)[1], b.dtype)
-    return products.each(a, b, transpose_a=True) / count
+    tasks, count, *_ = shapes.sizes(b)
+    a, b = (
+        tf.reshape(v, [tasks * parts, count // parts, v.shape[-1]])
+        for v in (a, b)
+    )
+    sums = products.each(a, b, transpose_a=True)
+    sums = tf.reshape(sums, [tasks, parts, *sums.shape[1:]])
+    return tf.reduce_sum(sums, 1) / tf.cast(count, b.dtype)

@@ -176,15 +176,13 @@ def test_oracle_pretraining_gradient(golden, float64):
     assert _error(case.gradients(), reference) < 1e-6
 
 
-# The last one has max-pooling: which kinks rounding moves depends on the
-# processor: gradients moved by 2e-3 to 3.2e-2 on those that were tried.
 @pytest.mark.parametrize(
     ("name", "losses_to", "second_order_to", "first_order_to"),
     [
         ("maml_a", 1e-5, 1e-5, 1e-5),
         ("maml_d", 1e-4, 1e-4, 1e-4),
         ("maml_h", 1e-4, 1e-4, 1e-4),
-        ("maml_i1", 1e-4, 5e-2, 5e-2),
+        ("maml_i1", 1e-4, 1e-2, 2e-2),
     ],
 )
 def test_float32(golden, name, losses_to, second_order_to, first_order_to):

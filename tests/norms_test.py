@@ -94,7 +94,7 @@ def test_joined_convolution_keeps_its_digits():
     keras.utils.set_random_seed(0)
     layer = norms.NormalizedConv2D(8, 3)
     y = layer(x).numpy().astype("float64")
-    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=5e-6)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=2e-6)
     np.testing.assert_allclose(
         y.var((0, 1, 2)), 1 / (1 + 1e-3 / unnormalised_variance(layer, x)), 1e-5
     )
