@@ -7,8 +7,7 @@ import tensorflow as tf
 LARGE = 100_000
 """Multiplications from which a product of one task is an operation of its own.
 
-TensorFlow's batched product takes up to three times as long on processors
-without AVX-512.
+TensorFlow's batched product takes far longer on processors without AVX-512.
 """
 
 
