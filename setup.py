@@ -15,10 +15,12 @@ setuptools.setup(
     author="The maml-tf authors",
     license="MIT",
     license_files=["LICENSE"],
-    packages=setuptools.find_packages(include=["maml_tf", "maml_tf.*"]),
+    packages=["maml_tf"],
+    package_data={"maml_tf": ["splits/*.txt"]},  # a link to data/splits
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py",
+        "importlib_resources",  # tensorflow-datasets needs it and lacks it
         "keras>=3.5",
         "matplotlib",
         "numpy",
@@ -26,11 +28,12 @@ setuptools.setup(
         "tensorboard",  # tf.summary.scalar needs it, TensorFlow 2.21 lacks it
         "tensorflow>=2.18",
         "tensorflow-datasets",
+        "tqdm",
     ],
     extras_require={
         "benchmarks": ["jax", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["psutil", "pytest", "ruff"],
+        "test": ["dill", "psutil", "pytest", "ruff"],
     },
     entry_points={
         "console_scripts": [

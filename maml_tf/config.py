@@ -9,11 +9,12 @@ import os
 
 from maml_tf.settings import Settings
 
-DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
+DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
 NORMS = ("batch_norm", "layer_norm", "None")
 NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
 EVALUATION_TASKS = 600
+SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Config(Settings):
     train_inner_lr: float = -1.0
     data_dir: str = "data"
     cache_dir: str | None = None
+    image_size: int = 84
+    image_channels: int = 3
+    num_queries: int = -1
+    import_checkpoint: str | None = None
     seed: int = 0
     plot: bool = False
     norm_gradient: str = "exact"
@@ -93,13 +98,15 @@ class Config(Settings):
     @property
     def test_inner_steps(self) -> int:
         """How many inner steps are evaluated, at least `inner_steps`."""
-        while_training = {"sinusoid": 5, "omniglot": 10, "miniimagenet": 1}
-        steps = while_training[self.datasource] if self.train else 10
+        while_training = {"sinusoid": 5, "omniglot": 10}
+        steps = while_training.get(self.datasource, 1) if self.train else 10
         return max(steps, self.inner_steps)
 
     @property
     def queries(self) -> int:
         """Query examples of a class (of a task, in regression)."""
+        if self.num_queries != -1:
+            return self.num_queries
         if self.datasource == "miniimagenet" and self.train:
             return 15
         return self.shots
@@ -137,6 +144,7 @@ class Config(Settings):
         self.check_choice("norm_gradient", NORM_GRADIENTS)
         self.check_choice("engine", ENGINES)
         self.check_choice("baseline", (None, "oracle"))
+        self.check_choice("image_channels", (1, 3))
 
     def _check_numbers(self):
         for name in ("meta_batch_size", "shots", "num_filters"):
@@ -146,6 +154,9 @@ class Config(Settings):
         for name in ("pretrain_iterations", "meta_iterations", "seed"):
             self.check_at_least(name, 0)
         self.check_at_least("test_iter", -1)
+        self.check_at_least("image_size", SMALLEST_IMAGE)
+        if self.num_queries != -1:
+            self.check_at_least("num_queries", 1)
         for name in ("meta_lr", "inner_lr"):
             self.check_positive(name)
         if self.train_shots != -1:
@@ -158,6 +169,11 @@ class Config(Settings):
             self.refuse("baseline", "None unless --datasource=sinusoid")
         if self.datasource == "miniimagenet" and not self.max_pool:
             self.refuse("max_pool", "True with --datasource=miniimagenet")
+        if self.datasource in ("miniimagenet", "folder") and not self.conv:
+            self.refuse("conv", f"True with --datasource={self.datasource}")
+        if self.num_queries != -1 and not self.is_classification:
+            self.refuse("num_queries", "-1 with --datasource=sinusoid")
+        self.check_image_format()
         if self.train and sum(self.phases) == 0:
             self.refuse(
                 "meta_iterations",

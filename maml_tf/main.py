@@ -12,7 +12,7 @@ from maml_tf.settings import ConfigError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 flags.DEFINE_string(
-    "datasource", "sinusoid", "sinusoid, omniglot or miniimagenet"
+    "datasource", "sinusoid", "sinusoid, omniglot, miniimagenet or folder"
 )
 flags.DEFINE_integer(
     "num_classes", 5, "N, the number of classes of a task (N-way)"
@@ -75,10 +75,25 @@ flags.DEFINE_float(
     "α in training, if it is evaluated with another; -1: the same",
 )
 flags.DEFINE_string(
-    "data_dir", "data", "folder with omniglot/ or omniglot_resized/"
+    "data_dir",
+    "data",
+    "folder with omniglot/, omniglot_resized/ or miniImagenet/, or of "
+    "--datasource=folder: train|val|test/<class>/<image>",
 )
 flags.DEFINE_string(
     "cache_dir", None, "folder of packed data; default ~/.cache/maml_tf"
+)
+flags.DEFINE_integer(
+    "image_size", 84, "height and width to which --datasource=folder resizes"
+)
+flags.DEFINE_integer(
+    "image_channels", 3, "of --datasource=folder: 3, colour, or 1, grey"
+)
+flags.DEFINE_integer(
+    "num_queries",
+    -1,
+    "Q, query examples of a class; -1: as many as K, but 15 when training on "
+    "miniimagenet",
 )
 flags.DEFINE_integer(
     "seed", 0, "of initial weights and of the training tasks' random draws"
@@ -94,8 +109,24 @@ flags.DEFINE_string(
     "auto",
     "stacked: all tasks at once, looped: one after another, or auto",
 )
+flags.DEFINE_string(
+    "import_checkpoint",
+    None,
+    "prefix of a TensorFlow 1 checkpoint of cbfinn/maml, to evaluate, or to "
+    "start from if the run has no checkpoint of its own",
+)
+flags.DEFINE_string(
+    "export_checkpoint",
+    None,
+    "write the checkpoint to this prefix as cbfinn/maml does, and do no more",
+)
 flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
 flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
+flags.DEFINE_bool(
+    "check_data",
+    False,
+    "say what is found in --data_dir, pack it into --cache_dir, and do no more",
+)
 
 
 def config_from_flags(values: flags.FlagValues) -> Config:
@@ -131,10 +162,13 @@ def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
 
 def _run(config):
     # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import train
+    from maml_tf import datasets, train
 
     if flags.FLAGS.explain:
         print(train.explain(config))
+    elif flags.FLAGS.check_data:
+        for line in datasets.check(config):
+            print(line)
     elif config.train:
         train.train(config)
     else:

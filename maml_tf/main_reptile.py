@@ -18,7 +18,7 @@ _FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
 # Flags by group: kind, name and meaning. Defaults are those of the settings.
 FLAGS = {
     "Tasks": [
-        (_STRING, "datasource", "omniglot, miniimagenet or sinusoid"),
+        (_STRING, "datasource", "omniglot, miniimagenet, folder or sinusoid"),
         (_INT, "classes", "N, the number of classes of a task"),
         (_INT, "shots", "K, examples of a class that a task is learned from"),
         (_INT, "train_shots", "K in training; 0: as --shots"),
@@ -59,17 +59,41 @@ FLAGS = {
     ],
     "Program": [
         (_STRING, "checkpoint", "the run's folder"),
+        (
+            _STRING,
+            "import_checkpoint",
+            "prefix of a TensorFlow 1 checkpoint of supervised-reptile, to "
+            "evaluate, or to start from if the run has none of its own",
+        ),
+        (
+            _STRING,
+            "export_checkpoint",
+            "write the checkpoint to this prefix as supervised-reptile does, "
+            "and do no more",
+        ),
         (_BOOL, "resume", "continue from the latest checkpoint, or replace it"),
         (_BOOL, "log", "write TensorBoard summaries"),
-        (_STRING, "data_dir", "folder with omniglot/ or omniglot_resized/"),
+        (
+            _STRING,
+            "data_dir",
+            "folder with omniglot/, omniglot_resized/ or miniImagenet/, or of "
+            "--datasource=folder: train|val|test/<class>/<image>",
+        ),
         (
             _STRING,
             "cache_dir",
             "folder of packed data; default ~/.cache/maml_tf",
         ),
+        (_INT, "image_size", "to which --datasource=folder resizes, in pixels"),
+        (_INT, "image_channels", "of --datasource=folder: 3 or 1, grey"),
         (_INT, "seed", "of the split, the initial weights and all draws"),
         (_STRING, "engine", "stacked or looped tasks, or auto"),
         (_BOOL, "explain", "say what the flags mean, and do nothing"),
+        (
+            _BOOL,
+            "check_data",
+            "say what is found in the data folder, pack it, and do no more",
+        ),
     ],
 }
 
@@ -94,7 +118,8 @@ def _parse(arguments):
     fields = {ReptileConfig.flag_name(f): f for f in _defaults()}
     for rows in FLAGS.values():
         for define, name, meaning in rows:
-            default = _defaults().get(fields.get(name), False)
+            off = None if define is _STRING else False
+            default = _defaults().get(fields.get(name), off)
             define(name, default, meaning, flag_values=values)
     arguments = values.read_flags_from_files(arguments, force_gnu=True)
     _, *rest = values(["reptile-tf", *map(_underscored, arguments)])
@@ -154,10 +179,14 @@ def _run(arguments):
     config = config_from_flags(values)
     use_threads()
     # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import reptile_train
+    from maml_tf import datasets, reptile_train
 
     if values.explain:
         print(reptile_train.explain(config))
+        return
+    if values.check_data:
+        for line in datasets.check(config, reptile_train.RESAMPLE):
+            print(line)
         return
     if not config.pretrained:
         reptile_train.train(config)

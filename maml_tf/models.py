@@ -89,17 +89,20 @@ def mini_imagenet_conv(
     filters: int = 32,
     norm: str = "batch_norm",
     norm_gradient: str = "exact",
+    max_pool: bool = True,
+    image_shape: tuple[int, int, int] = (84, 84, 3),
 ) -> keras.Model:
-    """Returns four max-pooled blocks on 84×84×3 images and a dense layer.
+    """Returns four convolutional blocks, flattened, and a dense layer.
 
-    Glorot's uniform throughout; 84 → 42 → 21 → 10 → 5 pixels a side.
+    Glorot's uniform throughout; 84 → 42 → 21 → 10 → 5 pixels a side. The
+    paper's has max-pooling; without it, convolutions have stride 2.
 
     Source: Finn et al. 2017, section 5.2.
     """
     return keras.Sequential(
         [
-            keras.Input((84, 84, 3)),
-            *_conv_blocks(filters, norm, norm_gradient, max_pool=True),
+            keras.Input(image_shape),
+            *_conv_blocks(filters, norm, norm_gradient, max_pool),
             layers.Flatten(),
             layers.Dense(ways),
         ],
@@ -126,7 +129,9 @@ def reptile_omniglot_conv(ways: int) -> keras.Model:
     )
 
 
-def reptile_mini_imagenet_conv(ways: int) -> keras.Model:
+def reptile_mini_imagenet_conv(
+    ways: int, image_shape: tuple[int, int, int] = (84, 84, 3)
+) -> keras.Model:
     """Returns four max-pooled blocks of 32 filters, flattened, and a dense.
 
     Each block is convolution, batch normalisation with γ and β, 2×2
@@ -136,7 +141,7 @@ def reptile_mini_imagenet_conv(ways: int) -> keras.Model:
     """
     return keras.Sequential(
         [
-            keras.Input((84, 84, 3)),
+            keras.Input(image_shape),
             *_reptile_blocks(32, max_pool=True),
             layers.Flatten(),
             layers.Dense(ways),

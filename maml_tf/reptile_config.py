@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maml_tf.config import DATASOURCES, ENGINES
+from maml_tf.config import DATASOURCES, ENGINES, SMALLEST_IMAGE
 from maml_tf.settings import Settings
 
 
@@ -55,12 +55,17 @@ class ReptileConfig(Settings):
     plot: bool = False
     data_dir: str = "data"
     cache_dir: str | None = None
+    image_size: int = 84
+    image_channels: int = 3
+    import_checkpoint: str | None = None
     seed: int = 0
     engine: str = "auto"
 
     def __post_init__(self):
         self.check_choice("datasource", DATASOURCES)
         self.check_choice("engine", ENGINES)
+        self.check_choice("image_channels", (1, 3))
+        self.check_at_least("image_size", SMALLEST_IMAGE)
         for name in (
             "shots",
             "inner_batch",

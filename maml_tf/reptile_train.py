@@ -10,6 +10,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from maml_tf import (
     callbacks,
@@ -20,16 +21,19 @@ from maml_tf import (
     inner_optimizers,
     losses,
     models,
+    omniglot,
     reptile,
     tasks,
 )
 from maml_tf import reptile_explain as explanations
+from maml_tf.image_classes import PARTS, check_enough
 from maml_tf.reptile_config import ReptileConfig
 
 PHASE = "reptile"
 WINDOW = 100
 SAVE_INTERVAL = 1000
 EVALUATION_GROUP = 20
+RESAMPLE = Image.Resampling.NEAREST  # Pillow's default when it was written
 SINUSOID_PHASES = (0.0, 2 * math.pi)
 SINUSOID_QUERIES = 50
 Sampler = Callable[[tf.Tensor], tuple]
@@ -64,7 +68,8 @@ def build_network(config: ReptileConfig) -> keras.Model:
         return models.reptile_sinusoid_mlp()
     if config.datasource == "omniglot":
         return models.reptile_omniglot_conv(config.ways)
-    return models.reptile_mini_imagenet_conv(config.ways)
+    shape = config.image_size, config.image_size, config.image_channels
+    return models.reptile_mini_imagenet_conv(config.ways, shape)
 
 
 def build_learner(config: ReptileConfig) -> reptile.Reptile:
@@ -117,7 +122,7 @@ def training_tasks(config: ReptileConfig) -> Sampler:
     """Returns the function from t to the t-th support sets of training.
 
     Raises:
-      datasets.DataError: if images are missing or too few.
+      cache.DataError: if images are missing or too few.
     """
     if not config.is_classification:
         return _sinusoids(config, config.training_shots, 0)
@@ -133,12 +138,12 @@ def evaluation_tasks(
 
     Args:
       config: the run's settings.
-      part: "train" or "test".
+      part: one of `parts`.
       group: tasks in a group.
       stream: tasks of different streams are drawn apart.
 
     Raises:
-      datasets.DataError: if images are missing or too few.
+      cache.DataError: if images are missing or too few.
     """
     if not config.is_classification:
         return tasks.sinusoid_sampler(
@@ -153,33 +158,40 @@ def evaluation_tasks(
 
 
 def _class_tasks(config, part, shots, group, stream):
-    images = _images(config)[part]
-    datasets.check_enough(
-        *images.shape[:2],
+    data, classes = _image_classes(config, part)
+    check_enough(
+        data,
+        classes,
         ways=config.ways,
         images_needed=shots,
         flags=("classes", "shots and --train-shots"),
     )
+    drawings = config.datasource == "omniglot"
     return tasks.class_sampler(
-        images,
+        data.images,
+        data.starts[classes],
+        data.sizes[classes],
         ways=config.ways,
         shots=shots,
         meta_batch_size=group,
         seed=_stream(config, stream),
-        rotate=part == "train",
+        rotate=drawings and part == "train",
+        white=1 if drawings else datasets.WHITE,
     )
 
 
-def _images(config):
-    """Returns the classes' images by part, paper 1 and ink 0."""
-    if config.datasource == "miniimagenet":
-        raise datasets.DataError(
-            "--datasource=miniimagenet: reading its images is not supported "
-            "yet. Its settings can be looked at with --explain."
-        )
-    data = datasets.load_omniglot(config.data_dir, config.cache_dir)
-    train, test = datasets.split_omniglot_reptile(data.names, config.seed)
-    return {"train": 1 - data.images[train], "test": 1 - data.images[test]}
+def _image_classes(config, part):
+    """Returns images in classes, and the indices of a part's classes.
+
+    Drawings are not inverted here: paper is 1 and ink 0.
+    """
+    if config.datasource == "omniglot":
+        data = omniglot.load_omniglot(config.data_dir, config.cache_dir)
+        split = omniglot.split_omniglot_reptile(data.names, config.seed)
+        classes = dict(zip(parts(config), split, strict=True))
+        return data._replace(images=1 - data.images), classes[part]
+    data = datasets.load_photos(config, part, RESAMPLE).data
+    return data, np.arange(len(data.names))
 
 
 def _sinusoids(config, points, stream):
@@ -203,7 +215,14 @@ def _stream(config, stream):
 
 def parts(config: ReptileConfig) -> tuple[str, ...]:
     """Returns which parts are evaluated; sinusoids are all alike."""
-    return ("train", "test") if config.is_classification else ("test",)
+    if config.datasource == "omniglot":
+        return ("train", "test")
+    return PARTS if config.is_classification else ("test",)
+
+
+def curve_parts(config: ReptileConfig) -> tuple[str, ...]:
+    """Returns which parts are scored during training."""
+    return tuple(part for part in parts(config) if part != "validation")
 
 
 def explain(config: ReptileConfig) -> str:
@@ -215,14 +234,15 @@ def train(config: ReptileConfig) -> None:
     """Trains, or continues to train.
 
     Raises:
-      datasets.DataError: see `training_tasks`.
+      cache.DataError: see `training_tasks`.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
     data = training_tasks(config)
     curves = {
-        part: evaluation_tasks(config, part, 1, 1) for part in parts(config)
+        part: evaluation_tasks(config, part, 1, 1)
+        for part in curve_parts(config)
     }
     learner = build_learner(config)
     found = checkpoints.list_checkpoints(config.folder)
@@ -293,7 +313,7 @@ def evaluate(config: ReptileConfig) -> list[Score]:
     Raises:
       checkpoints.CheckpointError: if there is none, or it is of another
         architecture.
-      datasets.DataError: see `training_tasks`.
+      cache.DataError: see `training_tasks`.
     """
     learner = build_learner(config)
     checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
@@ -347,7 +367,7 @@ def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
             iterations[window - 1 :],
             np.convolve([float(row[part]) for row in rows], weights, "valid"),
         )
-        for part in parts(config)
+        for part in curve_parts(config)
     }
 
 

@@ -33,6 +33,12 @@ class Settings:
         whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
         return whole + "\n"
 
+    def check_image_format(self) -> None:
+        """Refuses a size or channels where the data source has its own."""
+        for field, own in (("image_size", 84), ("image_channels", 3)):
+            if self.datasource != "folder" and getattr(self, field) != own:
+                self.refuse(field, f"{own} unless --datasource=folder")
+
     def refuse(self, field: str, expected: str) -> None:
         """Raises `ConfigError` for the value of a field."""
         found = getattr(self, field)

@@ -123,8 +123,8 @@ def sinusoid_test_tasks(tasks: int, shots: int) -> Sinusoids:
 
 
 def draw_task_list(
-    classes: Sequence[int],
-    images_per_class: int,
+    starts: Sequence[int],
+    sizes: Sequence[int],
     length: int,
     ways: int,
     images: int,
@@ -140,26 +140,27 @@ def draw_task_list(
     in training, 6 and 600 in validation and test.
 
     Args:
-      classes: the class indices of a split, in the split's order.
-      images_per_class: how many images each class has.
+      starts: index of each class's first image, in the split's order.
+      sizes: how many images each class has.
       length: number of tasks.
       ways: N.
       images: images of a class in a task, support and query together.
       seed: of Python's generator.
 
     Returns:
-      Image indices (class · images_per_class + image), int32
-      `[length, N, images]`.
+      Image indices, int32 `[length, N, images]`.
     """
     rng = random.Random(seed)
-    population = range(images_per_class)
+    classes = [
+        range(start, start + size)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
     tasks = np.empty([length, ways, images], np.int32)
     for task in tasks:
         chosen = rng.sample(classes, ways)
         rng.shuffle(chosen)
-        for row, label in zip(task, chosen, strict=True):
+        for row, population in zip(task, chosen, strict=True):
             row[:] = rng.sample(population, images)
-            row += label * images_per_class
     return tasks
 
 
@@ -197,6 +198,8 @@ def image_sampler(
     meta_batch_size: int,
     shots: int,
     seed: int,
+    rotate: bool,
+    white: int = 1,
 ) -> Sampler:
     """Returns the function from t to meta-batch t of N-way K-shot tasks.
 
@@ -207,14 +210,17 @@ def image_sampler(
     Source: `data_generator.py` of cbfinn/maml.
 
     Args:
-      images: uint8 `[number of images, side, side, channels]`.
+      images: uint8 `[number of images, height, width, channels]`; they are
+        not copied.
       task_list: image indices `[tasks, N, images of a class]`.
       meta_batch_size: B.
       shots: K; the first N·K images are the support set.
       seed: of rotations and orders.
+      rotate: whether classes are rotated (Omniglot); images are square then.
+      white: the pixel value that becomes 1.
     """
-    pixels = tf.constant(images.reshape(len(images), -1))
-    quarter_turns = _quarter_turns(images.shape[1:])
+    pixels = _pixels(images)
+    turned = _turned(images.shape[1:]) if rotate else lambda x, turns: x
     # Slots before classes, swapped here once and not in every meta-batch.
     task_list = tf.constant(np.swapaxes(task_list, 1, 2))
     support = task_list.shape[2] * shots
@@ -224,10 +230,9 @@ def image_sampler(
         chosen = tf.gather(task_list, rows % len(task_list))
         chosen = tf.cast(chosen, tf.int32)
         chosen, turns, labels = _arrange(chosen, _seed(seed, t))
-        x = tf.gather(pixels, chosen)
-        x = tf.gather(x, tf.gather(quarter_turns, turns), batch_dims=2)
+        x = turned(pixels(chosen), turns)
         x = tf.reshape(x, [*labels.shape, *images.shape[1:]])
-        x = tf.cast(x, tf.float32)
+        x = tf.cast(x, tf.float32) / white
         inputs = x[:, :support], labels[:, :support], x[:, support:]
         return inputs, labels[:, support:]
 
@@ -236,12 +241,15 @@ def image_sampler(
 
 def class_sampler(
     images: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
     *,
     ways: int,
     shots: int,
     meta_batch_size: int,
     seed: int,
     rotate: bool = False,
+    white: int = 1,
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Returns the function from t to meta-batch t of N·K labelled images.
 
@@ -251,34 +259,38 @@ def class_sampler(
     Source: `_sample_mini_dataset` of supervised-reptile.
 
     Args:
-      images: `[classes, images of each, height, width, channels]`.
+      images: uint8 `[number of images, height, width, channels]`; they are
+        not copied.
+      starts: index of each class's first image.
+      sizes: how many images each class has.
       ways: N.
       shots: K.
       meta_batch_size: B.
       seed: of all draws.
       rotate: whether each class turned by 90°, 180° and 270° is one more.
+      white: the pixel value that becomes 1.
 
     Returns:
       A function to float32 images `[B, N·K, …]` and int32 labels `[B, N·K]`,
       class by class.
     """
-    count, per_class, *shape = images.shape
-    pixels = tf.constant(images.reshape(count * per_class, -1))
-    quarter_turns = _quarter_turns(shape)
+    pixels, shape = _pixels(images), images.shape[1:]
+    turned = _turned(shape) if rotate else lambda x, turns: x
+    starts, sizes = np.int32(starts), np.int32(sizes)
     turns = 4 if rotate else 1
+    counts = tf.fill([meta_batch_size], len(sizes) * turns)
     labels = np.tile(np.repeat(np.arange(ways), shots), (meta_batch_size, 1))
 
     def meta_batch(t):
         seeds = tf.random.split(_seed(seed, t), 2)
-        drawn = [meta_batch_size, ways, 1]
-        chosen = _different(seeds[0], [meta_batch_size], count * turns, ways)
-        chosen = tf.reshape(chosen, drawn)
-        image = _different(seeds[1], drawn[:2], per_class, shots)
-        x = tf.gather(pixels, chosen // turns * per_class + image)
-        turned = tf.repeat(chosen % turns, shots, axis=2)
-        x = tf.gather(x, tf.gather(quarter_turns, turned), batch_dims=3)
+        chosen = _different(seeds[0], counts, len(sizes) * turns, ways)
+        size, start = (tf.gather(a, chosen // turns) for a in (sizes, starts))
+        image = _different(seeds[1], size, sizes.max(), shots)
+        image += start[..., None]
+        turn = tf.repeat(chosen % turns, shots, axis=1)
+        x = turned(pixels(tf.reshape(image, labels.shape)), turn)
         x = tf.reshape(x, [*labels.shape, *shape])
-        return tf.cast(x, tf.float32), tf.constant(labels, tf.int32)
+        return tf.cast(x, tf.float32) / white, tf.constant(labels, tf.int32)
 
     return meta_batch
 
@@ -334,22 +346,53 @@ def _arrange(chosen, seed):
     return tf.reshape(chosen, labels.shape), turns, labels
 
 
-def _different(seed, rows, count, drawn):
-    """Returns different numbers below `count`, in random order, in each row.
+def _different(seed, counts, most, drawn):
+    """Returns different numbers below each count, in random order.
+
+    Args:
+      seed: `[2]`.
+      counts: tensor of any shape.
+      most: the largest count there can be.
+      drawn: how many numbers.
 
     Returns:
-      int32 `[*rows, drawn]`.
+      int32 `[*counts.shape, drawn]`.
     """
-    keys = tf.random.stateless_uniform([*rows, count], seed)
+    keys = tf.random.stateless_uniform([*counts.shape, most], seed)
+    keys = tf.where(tf.range(most) < counts[..., None], keys, -1.0)
     return tf.math.top_k(keys, drawn).indices
 
 
-def _quarter_turns(shape):
-    """Returns where each pixel comes from after 0 … 3 quarter turns."""
+def _pixels(images):
+    """Returns the function from indices `[B, M]` to rows of pixels.
+
+    It reads NumPy's memory: of mini-ImageNet's 0.8 GB, mapped from a file,
+    `tf.constant` would make two copies.
+    """
+    rows = images.reshape(len(images), -1)
+
+    def pixels(chosen):
+        x = tf.numpy_function(rows.__getitem__, [chosen], tf.uint8, False)
+        return tf.ensure_shape(x, [*chosen.shape, rows.shape[1]])
+
+    return pixels
+
+
+def _turned(shape):
+    """Returns the function that turns images, as rows of pixels, by 90° each.
+
+    Args:
+      shape: of an image; it is square.
+    """
     places = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    return tf.constant(
+    origins = tf.constant(
         np.stack([np.rot90(places, k).ravel() for k in range(4)])
     )
+
+    def turned(x, turns):
+        return tf.gather(x, tf.gather(origins, turns), batch_dims=2)
+
+    return turned
 
 
 def _sinusoids(x, amplitude, phase, sin):

@@ -16,10 +16,12 @@ from maml_tf import (
     files,
     losses,
     models,
+    omniglot,
     tasks,
 )
 from maml_tf import explain as explanations
 from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.image_classes import check_enough
 from maml_tf.meta_learners import MAML, JointTraining
 
 WINDOW = 100
@@ -36,12 +38,15 @@ def build_network(config: Config) -> keras.Model:
     filters = config.num_filters
     if config.datasource == "sinusoid":
         return models.sinusoid_mlp(3 if config.is_oracle else 1, **norm)
-    if config.datasource == "miniimagenet":
-        return models.mini_imagenet_conv(config.ways, filters, **norm)
     if not config.conv:
         return models.omniglot_mlp(config.ways, **norm)
-    max_pool = config.max_pool
-    return models.omniglot_conv(config.ways, filters, max_pool=max_pool, **norm)
+    norm["max_pool"] = config.max_pool
+    if config.datasource == "omniglot":
+        return models.omniglot_conv(config.ways, filters, **norm)
+    shape = config.image_size, config.image_size, config.image_channels
+    return models.mini_imagenet_conv(
+        config.ways, filters, image_shape=shape, **norm
+    )
 
 
 def task_loss(config: Config) -> losses.TaskLoss:
@@ -89,7 +94,7 @@ def training_tasks(config: Config) -> tasks.Sampler:
     """Returns the function from t to meta-batch t of training tasks.
 
     Raises:
-      datasets.DataError: if images are missing or too few.
+      cache.DataError: if images are missing or too few.
     """
     batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
     if config.is_classification:
@@ -125,29 +130,36 @@ def _held_out_tasks(config, **batch):
 
 def _image_tasks(config, part, length, list_seed, **batch):
     """Returns the sampler of one part of a data set's classes."""
-    if config.datasource == "miniimagenet":
-        raise datasets.DataError(
-            "--datasource=miniimagenet: reading its images is not supported "
-            "yet. Its settings can be looked at with --explain."
-        )
-    data = datasets.load_omniglot(config.data_dir, config.cache_dir)
-    classes = getattr(datasets.split_omniglot(data.names), part)
-    images_per_class, *shape = data.images.shape[1:]
+    data, classes = _image_classes(config, part)
     needed = config.shots + config.queries
-    datasets.check_enough(
-        len(classes), images_per_class, ways=config.ways, images_needed=needed
-    )
+    check_enough(data, classes, ways=config.ways, images_needed=needed)
     task_list = tasks.cached_task_list(
         config.cache_dir,
-        classes.tolist(),
-        images_per_class,
+        data.starts[classes].tolist(),
+        data.sizes[classes].tolist(),
         length,
         config.ways,
         needed,
         list_seed,
     )
-    images = data.images.reshape(-1, *shape)
-    return tasks.image_sampler(images, task_list, shots=config.shots, **batch)
+    drawings = config.datasource == "omniglot"
+    return tasks.image_sampler(
+        data.images,
+        task_list,
+        shots=config.shots,
+        rotate=drawings,
+        white=1 if drawings else datasets.WHITE,
+        **batch,
+    )
+
+
+def _image_classes(config, part):
+    """Returns images in classes, and the indices of a part's classes."""
+    if config.datasource == "omniglot":
+        data = omniglot.load_omniglot(config.data_dir, config.cache_dir)
+        return data, getattr(omniglot.split_omniglot(data.names), part)
+    data = datasets.load_photos(config, part).data
+    return data, np.arange(len(data.names))
 
 
 def train(config: Config) -> str:
@@ -156,12 +168,14 @@ def train(config: Config) -> str:
     Pretraining comes first, then meta-training, each with its own Adam.
 
     Raises:
-      datasets.DataError: see `training_tasks`.
+      cache.DataError: see `training_tasks`.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
-    data = training_tasks(config), validation_tasks(config)
+    # Too small a validation part is found before the long list is drawn.
+    held_out = validation_tasks(config)
+    data = training_tasks(config), held_out
     network = build_network(config)
     done = _latest(config)
     learner = build_learner(config, network)
@@ -294,7 +308,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     Raises:
       checkpoints.CheckpointError: if there is no such checkpoint, or it is of
         another architecture.
-      datasets.DataError: see `training_tasks`.
+      cache.DataError: see `training_tasks`.
     """
     learner = load_learner(config)
     *_, metric = task_metrics(config).values()

@@ -7,7 +7,8 @@ import shlex
 import numpy as np
 import pytest
 
-from maml_tf import checkpoints, datasets, main_reptile, reptile_train
+from maml_tf import checkpoints, main_reptile, omniglot, reptile_train
+from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
 
 # The README of supervised-reptile, after `python -u run_` and the like.
@@ -56,13 +57,17 @@ def images(monkeypatch):
     """Puts a few random images in the place of both data sets."""
     rng = np.random.default_rng(0)
 
-    def random_images(config):
+    def random_images(config, part):
         side = {"omniglot": (28, 28, 1), "miniimagenet": (84, 84, 3)}
-        shape = (24, 20, *side[config.datasource])
-        both = rng.integers(0, 2, (2, *shape), "uint8")
-        return dict(zip(("train", "test"), both, strict=True))
+        shape = (24 * 20, *side[config.datasource])
+        images = rng.integers(0, 2, shape, "uint8")
+        names = tuple(map(str, range(24)))
+        data = ImageClasses(
+            images, names, (tuple("abcdefghijklmnopqrst"),) * 24
+        )
+        return data, np.arange(24)
 
-    monkeypatch.setattr(reptile_train, "_images", random_images)
+    monkeypatch.setattr(reptile_train, "_image_classes", random_images)
     monkeypatch.setattr(reptile_train, "EVALUATION_GROUP", 1)
 
 
@@ -85,7 +90,8 @@ def test_the_originals_commands_run(command, images, tmp_path, capsys):
     assert "Train accuracy: " in printed and "Test accuracy: " in printed
     assert (tmp_path / "model2.npz").exists()
     way = "_transductive" * ("--transductive" in arguments)
-    assert len(rows(tmp_path / f"evaluation{way}.csv")) == 2
+    parts = {"omniglot": 2, "miniimagenet": 3}[data]
+    assert len(rows(tmp_path / f"evaluation{way}.csv")) == parts
 
 
 def test_defaults_are_the_originals():
@@ -224,12 +230,12 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path, capsys):
 
 def test_real_omniglot_is_not_inverted_and_split_as_the_original(real_data):
     config = ReptileConfig(data_dir=str(real_data))
-    images = reptile_train._images(config)
-    assert images["train"].shape == (1200, 20, 28, 28, 1)
-    assert images["test"].shape == (423, 20, 28, 28, 1)
-    assert images["train"].mean() > 0.5  # paper is 1
-    names = datasets.load_omniglot(config.data_dir).names
-    train, test = datasets.split_omniglot_reptile(names, 0)
+    data, train = reptile_train._image_classes(config, "train")
+    assert data.images.mean() > 0.5  # paper is 1
+    assert len(train) == 1200
+    assert len(reptile_train._image_classes(config, "test")[1]) == 423
+    names = omniglot.load_omniglot(config.data_dir).names
+    train, test = omniglot.split_omniglot_reptile(names, 0)
     path = real_data.parent / "golden" / "reptile_sampling.json"
     original = json.loads(path.read_text())
     assert [names[i] for i in train] == original["train"]

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from maml_tf import callbacks, checkpoints, datasets, main, train
+from maml_tf import callbacks, checkpoints, main, omniglot, train
 
 SHORT = ("--norm=None", "--meta_batch_size=2", "--nolog")
 META = (*SHORT, "--metatrain_iterations=400")
@@ -54,7 +54,7 @@ def no_network(monkeypatch):
     def fail():
         raise OSError("no network")
 
-    monkeypatch.setattr(datasets, "_tfds_rows", fail)
+    monkeypatch.setattr(omniglot, "_tfds_rows", fail)
 
 
 def parse(*arguments):

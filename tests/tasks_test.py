@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import datasets, tasks
+from maml_tf import omniglot, tasks
 
 CLASSES = [4, 1, 6, 3, 0]
 PER_CLASS = 6
 WAYS, SLOTS, SHOTS, BATCH = 3, 5, 2, 4
 LENGTH = 7  # tasks in the list; not a multiple of the meta-batch
 ARGUMENTS = {
-    "classes": CLASSES,
-    "images_per_class": PER_CLASS,
+    "starts": [PER_CLASS * c for c in CLASSES],
+    "sizes": [PER_CLASS] * len(CLASSES),
     "length": LENGTH,
     "ways": WAYS,
     "images": SLOTS,
@@ -39,7 +39,12 @@ def task_list(**changes):
 
 def image_sampler(seed=0):
     return tasks.image_sampler(
-        IMAGES, task_list(), meta_batch_size=BATCH, shots=SHOTS, seed=seed
+        IMAGES,
+        task_list(),
+        meta_batch_size=BATCH,
+        shots=SHOTS,
+        seed=seed,
+        rotate=True,
     )
 
 
@@ -311,8 +316,8 @@ def cached(folder, **changes):
 
 
 CHANGES = [
-    {"classes": CLASSES[::-1]},
-    {"images_per_class": 7},
+    {"starts": [PER_CLASS * c for c in CLASSES[::-1]]},
+    {"sizes": [7] * len(CLASSES)},
     {"length": 8},
     {"ways": 2},
     {"images": 4},
@@ -334,9 +339,7 @@ def test_cached_lists_are_drawn_once_each(tmp_path, monkeypatch):
     "last, dtype", [(255, np.uint8), (256, np.uint16), (32459, np.uint16)]
 )
 def test_cached_lists_are_small(last, dtype, tmp_path):
-    found = cached(
-        tmp_path, classes=[last], images_per_class=1, ways=1, images=1
-    )
+    found = cached(tmp_path, starts=[last], sizes=[1], ways=1, images=1)
     assert found.dtype == dtype
     assert (found == last).all()
 
@@ -349,6 +352,7 @@ def test_cached_list_gives_the_same_meta_batches(tmp_path):
             meta_batch_size=BATCH,
             shots=SHOTS,
             seed=0,
+            rotate=True,
         )
         assert same(at(sampler, 3), at(image_sampler(), 3))
 
@@ -369,10 +373,11 @@ def test_omniglot_tasks_are_the_originals(
 ):
     path = real_data.parent / "golden" / "maml_omniglot_sampling.json"
     golden = json.loads(path.read_text())
-    data = datasets.load_omniglot(real_data, real_cache)
-    split = datasets.split_omniglot(data.names)
-    classes = {"train": split.train, "val": split.validation}[part].tolist()
-    ours = tasks.draw_task_list(classes, 20, length, 5, 2, seed)
+    data = omniglot.load_omniglot(real_data, real_cache)
+    split = omniglot.split_omniglot(data.names)
+    classes = {"train": split.train, "val": split.validation}[part]
+    starts, sizes = data.starts[classes], data.sizes[classes]
+    ours = tasks.draw_task_list(starts, sizes, length, 5, 2, seed)
     names = [
         f"{name}/{file}"
         for name, group in zip(data.names, data.files, strict=True)
@@ -384,17 +389,23 @@ def test_omniglot_tasks_are_the_originals(
     assert digest == golden[f"{part}_filenames_sha256"]
 
 
-def labelled_images(classes=6, per_class=4):
+SIZES = np.array([4, 4, 3, 4, 2, 4])
+
+
+def labelled_images():
     """Each image says in two of its pixels which one it is."""
-    images = np.zeros((classes, per_class, 2, 2, 1), np.uint8)
-    images[..., 0, 0, 0] = np.arange(1, classes + 1)[:, None]
-    images[..., 1, 1, 0] = np.arange(1, per_class + 1)
+    images = np.zeros((SIZES.sum(), 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = np.repeat(np.arange(1, 7), SIZES)
+    images[:, 1, 1, 0] = np.concatenate([np.arange(1, n + 1) for n in SIZES])
     return images
 
 
 def class_tasks(t, **options):
     settings = {"ways": 3, "shots": 2, "meta_batch_size": 50, "seed": 0}
-    sampler = tasks.class_sampler(labelled_images(), **settings, **options)
+    starts = SIZES.cumsum() - SIZES
+    sampler = tasks.class_sampler(
+        labelled_images(), starts, SIZES, **settings, **options
+    )
     x, y = sampler(tf.constant(t, tf.int64))
     return x.numpy(), y.numpy()
 
@@ -420,13 +431,48 @@ def test_class_tasks_are_a_function_of_t():
 
 def test_rotated_classes_are_classes_of_their_own():
     x, _ = class_tasks(0, rotate=True)
-    corners = [np.rot90(labelled_images()[0, 0], k) for k in range(4)]
+    corners = [np.rot90(labelled_images()[0], k) for k in range(4)]
     seen = {image.tobytes() for image in x.reshape(-1, 4)}
     for corner in corners:
         assert corner.astype(np.float32).tobytes() in seen
     # Both images of a class are turned alike: its mark is in one corner.
     marks = x.reshape(50, 3, 2, 4) > 0
     assert (marks[:, :, 0] == marks[:, :, 1]).all()
+
+
+def test_white_becomes_one():
+    bright, plain = class_tasks(0, white=4)[0], class_tasks(0)[0]
+    np.testing.assert_array_equal(bright, plain / 4)
+
+
+def test_unrotated_tasks_are_the_images_of_the_list():
+    sampler = tasks.image_sampler(
+        IMAGES,
+        task_list(),
+        meta_batch_size=BATCH,
+        shots=SHOTS,
+        seed=0,
+        rotate=False,
+        white=255,
+    )
+    support_x, support_y, query_x, query_y = at(sampler, 0)
+    x = np.concatenate([support_x, query_x], 1)[0]
+    y = np.concatenate([support_y, query_y], 1)[0]
+    for slot in range(SLOTS):
+        for place in range(WAYS):
+            example = slot * WAYS + place
+            index = task_list()[0, y[example], slot]
+            expected = IMAGES[index].astype(np.float32) / np.float32(255)
+            np.testing.assert_array_equal(x[example], expected)
+
+
+def test_samplers_share_the_images_memory():
+    images = IMAGES.copy()
+    sampler = tasks.class_sampler(
+        images, [0], [len(images)], ways=1, shots=1, meta_batch_size=1, seed=0
+    )
+    images[:] = 7
+    assert (sampler(tf.constant(0, tf.int64))[0].numpy() == 7).all()
 
 
 def test_first_image_of_each_class_becomes_the_query():

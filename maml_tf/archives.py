@@ -1,0 +1,122 @@
+"""Folders and archives read alike, front to back, whatever lies in what.
+
+Standard library only.
+"""
+
+import functools
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from maml_tf.cache import DataError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+
+
+class Member(NamedTuple):
+    """A file in a folder or in an archive.
+
+    Attributes:
+      path: where it is, from the folder or archive walked; an archive in there
+        looks like a folder, `'n01532829.tar/n01532829_6.JPEG'`.
+      size: in bytes.
+      open: opens it for reading. In an archive that works while the walk
+        stands at this member.
+    """
+
+    path: PurePosixPath
+    size: int
+    open: Callable[[], BinaryIO]
+
+    def read(self) -> bytes:
+        """Returns the content."""
+        with self.open() as file:
+            return file.read()
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Tells from its name whether a file is an archive that can be walked."""
+    return os.fspath(path).lower().endswith(SUFFIXES)
+
+
+def walk(root: Path) -> Iterator[Member]:
+    """Yields the files of a folder or an archive, and of archives in it.
+
+    A folder's come sorted, an archive's as they lie, so that a compressed one
+    is read once. Hidden files, and those that macOS strews, are left out.
+
+    Args:
+      root: a folder, or a `.tar`, `.tar.gz`, `.tgz` or `.zip`.
+
+    Raises:
+      DataError: if an archive cannot be read.
+    """
+    for path in files_on_disk(root):
+        inside = path.relative_to(root) if path != root else Path()
+        opened = functools.partial(open, path, "rb")
+        member = Member(PurePosixPath(inside), path.stat().st_size, opened)
+        yield from _expand(member, str(path))
+
+
+def files_on_disk(root: Path) -> Iterator[Path]:
+    """Yields the visible files of a folder, sorted, or a file itself."""
+    if root.is_file():
+        yield root
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(filter(_is_visible, subfolders))
+        yield from (Path(folder, n) for n in sorted(names) if _is_visible(n))
+
+
+def _expand(member, name):
+    """Yields a member, or what is in it if it is an archive."""
+    if not is_archive(name):
+        yield member
+        return
+    kind = _zip_members if name.lower().endswith(".zip") else _tar_members
+    with _reading(name), member.open() as file:
+        for inner in kind(file):
+            if all(map(_is_visible, inner.path.parts)):
+                whole = inner._replace(path=member.path / inner.path)
+                yield from _expand(whole, f"{name}/{inner.path}")
+
+
+def _zip_members(file):
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                opened = functools.partial(archive.open, info)
+                yield Member(
+                    PurePosixPath(info.filename), info.file_size, opened
+                )
+
+
+def _tar_members(file):
+    with tarfile.open(fileobj=file) as archive:
+        for info in archive:
+            if info.isfile():
+                opened = functools.partial(archive.extractfile, info)
+                yield Member(PurePosixPath(info.name), info.size, opened)
+
+
+@contextmanager
+def _reading(name):
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+    ) as error:
+        raise DataError(
+            f"{name} cannot be read: {error}. Copy or download it again."
+        ) from error
+
+
+def _is_visible(name):
+    return not name.startswith((".", "__MACOSX"))

@@ -1,0 +1,115 @@
+"""Anyone's images: `train|val|test/<class>/<image>`, on disk or archived."""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from maml_tf import archives
+from maml_tf.archives import walk
+from maml_tf.cache import DataError
+from maml_tf.packing import Classes, Format, Found, Packed, packed
+
+FOLDERS = {
+    "train": ("train",),
+    "validation": ("val", "validation", "valid"),
+    "test": ("test",),
+}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+FORM = "class folders"
+
+
+def load_class_folders(
+    data_dir: str | os.PathLike[str],
+    part: str,
+    image_format: Format,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Packed:
+    """Loads one part of a folder of class folders, from the cache if it can.
+
+    Looks for `data_dir/<part>/<class>/<image>`; `data_dir` may be an archive.
+    Classes may be of different sizes.
+
+    Args:
+      data_dir: a folder, or a `.tar`, `.tar.gz`, `.tgz` or `.zip`.
+      part: "train", "validation" (folder `val`) or "test".
+      image_format: what the images become.
+      cache_dir: see `maml_tf.cache.cached`.
+
+    Raises:
+      DataError: if there are no such images, or some are unreadable.
+    """
+    root = Path(data_dir).expanduser()
+
+    def find():
+        sizes = {member.path: member.size for member in walk(root)}
+        if not (classes := in_class_folders(sizes, part)):
+            raise DataError(_nothing(root, part))
+        return image_files(FORM, root, classes, sizes)
+
+    name = f"folder_{part}_{image_format.size}x{image_format.channels}"
+    return packed(cache_dir, name, root, (part,), image_format, find)
+
+
+def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
+    """Returns the images of a part by class and file, both sorted.
+
+    Args:
+      sizes: of all files, by path.
+      part: "train", "validation" or "test".
+    """
+    classes = collections.defaultdict(dict)
+    for path in sorted(filter(is_image, sizes)):
+        folder, name, file = ("", "", *path.parts)[-3:]
+        if folder.lower() in FOLDERS[part]:
+            classes[class_name(name)][file] = path
+    return {name: classes[name] for name in sorted(classes)}
+
+
+def class_name(folder: str) -> str:
+    """Returns a class folder's name, or a class archive's without its end."""
+    if archives.is_archive(folder):
+        return folder.partition(".")[0]
+    return folder
+
+
+def is_image(path: PurePosixPath) -> bool:
+    """Tells from its name whether a file is an image."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def image_files(
+    form: str,
+    root: Path,
+    classes: Classes,
+    sizes: Mapping[PurePosixPath, int],
+) -> Found:
+    """Returns classes of image files, to be read in one walk.
+
+    Args:
+      form: what they were recognised as.
+      root: what is walked.
+      classes: paths by class and file.
+      sizes: of the files, by path.
+    """
+    wanted = {path for files in classes.values() for path in files.values()}
+
+    def read():
+        for member in walk(root):
+            if member.path in wanted:
+                yield member.path, member.read()
+
+    empty = tuple(path for path in sorted(wanted) if not sizes[path])
+    return Found(form, classes, read, empty)
+
+
+def _nothing(root, part):
+    folders = "|".join(FOLDERS[part])
+    kinds = ", ".join(SUFFIXES)
+    found = "nothing" if not root.exists() else "no such image"
+    return (
+        f"--data_dir={root}: expected images of {part} classes in "
+        f"{root}/{folders}/<class>/ ({kinds}), found {found}."
+    )

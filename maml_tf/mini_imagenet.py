@@ -1,0 +1,310 @@
+"""mini-ImageNet, in every form in which people have it.
+
+64, 16 and 20 classes of 600 images, 84 x 84. Source: Vinyals et al. 2016;
+classes of Ravi and Larochelle 2017, whose lists are in `data/splits`.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import importlib.resources
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from maml_tf import archives, pickles
+from maml_tf.archives import walk
+from maml_tf.cache import DataError
+from maml_tf.class_folders import (
+    class_name,
+    image_files,
+    in_class_folders,
+    is_image,
+)
+from maml_tf.packing import Classes, Format, Found, Packed, examples, packed
+
+IMAGES = 600  # in each class
+SIZE = 84
+FOLDERS = ("miniImagenet", "miniimagenet", "mini-imagenet", "mini_imagenet")
+_CSV = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
+_CACHE_PICKLE = r"mini-imagenet-cache-({})\.pkl"
+_SPLIT_PICKLE = r"miniImageNet_category_split_({})\.pickle"
+_PICKLES = {
+    "train": (
+        _CACHE_PICKLE.format("train"),
+        _SPLIT_PICKLE.format("train_phase_train|train"),
+    ),
+    "validation": (_CACHE_PICKLE.format("val"), _SPLIT_PICKLE.format("val")),
+    "test": (_CACHE_PICKLE.format("test"), _SPLIT_PICKLE.format("test")),
+}
+_FORMS = """\
+  train|val|test/<class>/<image>
+  train.csv, val.csv, test.csv (filename,label) and their images, prepared or
+    raw: images/<filename>, <label>/<filename>, <label>/<label>_<n>.JPEG or
+    <label>.tar
+  mini-imagenet-cache-train|val|test.pkl
+  miniImageNet_category_split_train_phase_train|val|test.pickle
+  any of these in a .tar, .tar.gz, .tgz or .zip
+  mini_imagenet, prepared by TensorFlow Datasets"""
+
+
+def load_mini_imagenet(
+    data_dir: str | os.PathLike[str],
+    part: str,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    images_per_class: int = IMAGES,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Packed:
+    """Loads one part of mini-ImageNet, from the cache if it was packed before.
+
+    Takes whatever form lies in `data_dir/miniImagenet` (also `miniimagenet`,
+    `mini-imagenet`, `mini_imagenet`, or an archive of that name), or in
+    `data_dir` itself.
+
+    Images of another size are resized to 84 x 84 by `proc_images.py` of
+    cbfinn/maml with Lanczos' filter, by supervised-reptile to the nearest
+    pixel.
+
+    Args:
+      data_dir: a folder or an archive.
+      part: "train", "validation" or "test".
+      cache_dir: see `maml_tf.cache.cached`; the training part takes 0.8 GB.
+      images_per_class: of a complete data set.
+      resample: the filter.
+
+    Raises:
+      DataError: if no form is there, or classes or images are missing, empty,
+        unreadable or unsafe to read.
+    """
+    root = find_root(Path(data_dir).expanduser())
+
+    def find():
+        found = find_form(root, part)
+        _check_complete(found, root, part, images_per_class)
+        return found
+
+    image_format = Format(SIZE, 3, resample)
+    name = f"mini_imagenet_{part}_{resample.name.lower()}"
+    settings = part, images_per_class
+    return packed(cache_dir, name, root, settings, image_format, find)
+
+
+def class_list(part: str) -> list[str]:
+    """Returns the WordNet ids of a part's classes, sorted."""
+    folder = importlib.resources.files("maml_tf") / "splits"
+    return (folder / f"mini_imagenet_{part}.txt").read_text().split()
+
+
+def find_root(data_dir: Path) -> Path:
+    """Returns the folder or archive in a data folder that is the data set's."""
+    for name in FOLDERS:
+        for suffix in ("", *archives.SUFFIXES):
+            path = data_dir / f"{name}{suffix}"
+            # cbfinn/maml ships this folder with CSVs and a script in it.
+            if path.is_file() or any(map(_is_data, path.glob("*"))):
+                return path
+    return data_dir
+
+
+def find_form(root: Path, part: str) -> Found:
+    """Returns a part of the data set in the first form that has images.
+
+    Args:
+      root: a folder or an archive.
+      part: "train", "validation" or "test".
+
+    Raises:
+      DataError: if there is no form, or one cannot be read.
+    """
+    sizes, table, pickled = {}, None, None
+    for member in walk(root):
+        sizes[member.path] = member.size
+        if member.path.name == _CSV[part]:
+            table = _read_table(member)
+        if any(re.fullmatch(p, member.path.name) for p in _PICKLES[part]):
+            pickled = member.path
+    if table and (classes := _listed(table, sizes)):
+        return image_files("a CSV file and images", root, classes, sizes)
+    if classes := in_class_folders(sizes, part):
+        return image_files("class folders", root, classes, sizes)
+    if pickled:
+        return _unpickle(root, pickled)
+    return _from_tfds(root, part)
+
+
+def _is_data(path):
+    return path.suffix not in (".csv", ".py", ".md") and path.name[0] != "."
+
+
+def _check_complete(found, root, part, expected):
+    """Refuses classes or images that are missing, and names them."""
+    lists = set(class_list(part)), set(found.classes)
+    complaints = [
+        f"{len(names)} {kind} classes: {' '.join(sorted(names)[:5])}"
+        for kind, names in (
+            ("missing", lists[0] - lists[1]),
+            ("unexpected", lists[1] - lists[0]),
+        )
+        if names
+    ]
+    counts = {name: len(files) for name, files in found.classes.items()}
+    odd = [f"{name}: {n}" for name, n in counts.items() if n != expected]
+    if odd:
+        complaints.append(
+            f"{len(odd)} classes do not have {expected} images: "
+            + ", ".join(odd[:5])
+        )
+    if found.empty:
+        complaints.append(f"{len(found.empty)} empty files")
+    if complaints:
+        raise DataError(
+            f"{root}: expected the {part} part of mini-ImageNet, "
+            f"{len(lists[0])} classes of {expected} images, found "
+            f"{found.form} with {sum(counts.values())} images in {len(counts)} "
+            "classes. Copy or download it again." + examples(complaints)
+        )
+
+
+def _read_table(member):
+    """Returns the rows of a CSV file, (label, filename)."""
+    text = member.read().decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        return [(row["label"], row["filename"]) for row in rows]
+    except KeyError as error:
+        raise DataError(
+            f"{member.path}: expected the columns filename and label, found "
+            f"{', '.join(rows[0])}."
+        ) from error
+
+
+def _listed(table, sizes: Mapping[PurePosixPath, int]) -> Classes:
+    """Returns a table's images, by name, or by rank in the raw class."""
+    images = sorted(filter(is_image, sizes))
+    by_name = {path.name: path for path in images}
+    by_class = {}
+    for path in images:
+        folder = class_name(path.parent.name)
+        by_name[f"{folder}/{path.name}"] = path
+        by_class.setdefault(folder, []).append(path)
+    for paths in by_class.values():
+        paths.sort(key=_number)
+    classes = {}
+    for label, filename in sorted(table):
+        name = PurePosixPath(filename).name
+        path = by_name.get(f"{label}/{name}") or by_name.get(name)
+        path = path or _ranked(by_class.get(label, ()), name)
+        if path:
+            classes.setdefault(label, {})[name] = path
+    return classes
+
+
+def _ranked(paths, name):
+    """Returns the raw image that a CSV means by `n0153282900000005.jpg`.
+
+    The last digits are its rank, from 1, among the class's images in the order
+    of their numbers, `n01532829_<number>.JPEG`.
+    """
+    digits = re.search(r"(\d{8})\.\w+$", name)
+    if digits and 1 <= int(digits[1]) <= len(paths):
+        return paths[int(digits[1]) - 1]
+    return None
+
+
+def _number(path):
+    digits = re.findall(r"\d+", path.stem)
+    return int(digits[-1]) if digits else 0
+
+
+def _unpickle(root, path) -> Found:
+    """Returns a part that is one pickle of an array and its labels."""
+    for member in walk(root):
+        if member.path == path:
+            with member.open() as file:
+                images, rows = _read_pickle(file, root / path)
+    classes = {
+        name: {f"{row:05}": row for row in sorted(rows[name])}
+        for name in sorted(rows)
+    }
+    return Found("a pickle", classes, lambda: enumerate(images))
+
+
+def _read_pickle(file, where):
+    try:
+        images, rows = _labelled(_with_text(pickles.load(file)))
+        if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE, 3):
+            raise ValueError(
+                f"expected uint8 images of shape (n, {SIZE}, {SIZE}, 3), found "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        return images, rows
+    # Damaged pickles raise nearly anything.
+    except Exception as error:
+        raise DataError(f"{where} cannot be read: {error}.") from error
+
+
+def _with_text(value):
+    """Returns dictionaries of Python 2 with text in the place of bytes."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        return {_with_text(k): _with_text(v) for k, v in value.items()}
+    return value
+
+
+def _labelled(content) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Returns a pickle's images, and the rows of each class."""
+    match content:
+        case {"image_data": images, "class_dict": rows}:
+            return images, rows
+        case {"data": images, "labels": labels, "catname2label": numbers}:
+            names = {number: name for name, number in numbers.items()}
+            rows = collections.defaultdict(list)
+            for row, label in enumerate(labels):
+                rows[names[label]].append(row)
+            return images, rows
+    found = list(content) if isinstance(content, dict) else type(content)
+    raise ValueError(
+        "expected image_data and class_dict, or data, labels and "
+        f"catname2label, found {found}"
+    )
+
+
+def _from_tfds(root, part) -> Found:
+    try:
+        rows = _tfds_rows(part)
+    # TFDS fails in as many ways as disks and installations do.
+    except Exception as error:
+        there = "has none" if root.exists() else "does not exist"
+        raise DataError(
+            f"mini-ImageNet's {part} part was not found: {root} {there} of\n"
+            f"{_FORMS} ({type(error).__name__}: {error})\n"
+            "Name the folder with --data_dir."
+        ) from error
+    classes = {}
+    for i, (label, file, _) in enumerate(rows):
+        classes.setdefault(label, {})[file] = i
+    images = [image for *_, image in rows]
+    form = "a prepared data set of TensorFlow Datasets"
+    return Found(form, classes, lambda: enumerate(images))
+
+
+def _tfds_rows(part) -> list[tuple[str, str, bytes]]:
+    """Returns class, file name and encoded image of each row, sorted."""
+    import tensorflow_datasets as tfds
+
+    folder = os.environ.get("TFDS_DATA_DIR")
+    builder = tfds.builder("mini_imagenet", data_dir=folder)
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    label = builder.info.features["label"].int2str
+    return sorted(
+        (label(row["label"]), row["file_name"].decode(), row["image"])
+        for row in tfds.as_numpy(builder.as_dataset(part, decoders=encoded))
+    )

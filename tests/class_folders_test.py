@@ -1,0 +1,104 @@
+"""Anyone's class folders: any size and colour, any number of images."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maml_tf.cache import DataError
+from maml_tf.class_folders import load_class_folders
+from maml_tf.packing import Format
+
+SIZES = {"ant": 3, "bee": 2, "wasp": 4}
+
+
+def picture(seed, mode="RGB", size=(40, 30), form="png"):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (*size, 3), "uint8"))
+    file = io.BytesIO()
+    image.convert(mode).save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, size in SIZES.items():
+        place = tmp_path / "data" / "train" / name
+        place.mkdir(parents=True)
+        for i in range(size):
+            (place / f"{i}.png").write_bytes(picture([len(name), i]))
+    return tmp_path / "data"
+
+
+def load(folder, part="train", size=16, channels=3):
+    image_format = Format(size, channels)
+    cache = folder.parent / "cache"
+    return load_class_folders(folder, part, image_format, cache)
+
+
+def test_classes_may_be_uneven(folder):
+    data = load(folder).data
+    assert dict(zip(data.names, data.sizes, strict=True)) == SIZES
+    assert data.starts.tolist() == [0, 3, 5]
+    assert data.files[1] == ("0.png", "1.png")
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+def test_images_are_resized_and_converted(channels, mode, folder):
+    found = load(folder, size=20, channels=channels)
+    assert found.data.images.shape == (9, 20, 20, channels)
+    assert found.resized == 9
+    with Image.open(folder / "train" / "bee" / "1.png") as image:
+        small = image.convert(mode).resize((20, 20), Image.Resampling.LANCZOS)
+    expected = np.asarray(small).reshape(20, 20, channels)
+    np.testing.assert_array_equal(found.data.images[4], expected)
+
+
+@pytest.mark.parametrize(
+    "mode, form", [("1", "png"), ("P", "gif"), ("L", "jpeg"), ("RGBA", "webp")]
+)
+def test_any_kind_of_image_will_do(mode, form, folder):
+    file = folder / "train" / "ant" / f"3.{form}"
+    file.write_bytes(picture(0, mode, form=form))
+    assert load(folder).data.sizes[0] == 4
+
+
+def test_each_format_has_a_cache_of_its_own(folder):
+    load(folder, size=16)
+    load(folder, size=20)
+    load(folder, channels=1)
+    assert len(list((folder.parent / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def test_names_of_the_validation_folder(name, folder):
+    (folder / "train").rename(folder / name)
+    assert len(load(folder, "validation").data.names) == 3
+
+
+def test_other_files_and_hidden_ones_are_passed_over(folder):
+    place = folder / "train" / "ant"
+    (place / "notes.txt").write_text("x")
+    (place / "._0.png").write_bytes(b"x")
+    assert load(folder).data.sizes[0] == 3
+
+
+def test_a_part_that_is_missing_is_named(folder):
+    with pytest.raises(DataError) as error:
+        load(folder, "test")
+    assert f"expected images of test classes in {folder}/test" in str(
+        error.value
+    )
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere.*found nothing"):
+        load(tmp_path / "nowhere")
+
+
+def test_empty_files_are_counted(folder):
+    (folder / "train" / "bee" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 9 images are empty") as error:
+        load(folder)
+    assert "train/bee/0.png" in str(error.value)
