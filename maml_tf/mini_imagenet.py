@@ -33,15 +33,19 @@ IMAGES = 600  # in each class
 SIZE = 84
 FOLDERS = ("miniImagenet", "miniimagenet", "mini-imagenet", "mini_imagenet")
 _CSV = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
-_CACHE_PICKLE = r"mini-imagenet-cache-({})\.pkl"
-_SPLIT_PICKLE = r"miniImageNet_category_split_({})\.pickle"
 _PICKLES = {
     "train": (
-        _CACHE_PICKLE.format("train"),
-        _SPLIT_PICKLE.format("train_phase_train|train"),
+        "mini-imagenet-cache-train.pkl",
+        "miniImageNet_category_split_train_phase_train.pickle",
     ),
-    "validation": (_CACHE_PICKLE.format("val"), _SPLIT_PICKLE.format("val")),
-    "test": (_CACHE_PICKLE.format("test"), _SPLIT_PICKLE.format("test")),
+    "validation": (
+        "mini-imagenet-cache-val.pkl",
+        "miniImageNet_category_split_val.pickle",
+    ),
+    "test": (
+        "mini-imagenet-cache-test.pkl",
+        "miniImageNet_category_split_test.pickle",
+    ),
 }
 _FORMS = """\
   train|val|test/<class>/<image>
@@ -128,7 +132,7 @@ def find_form(root: Path, part: str) -> Found:
         sizes[member.path] = member.size
         if member.path.name == _CSV[part]:
             table = _read_table(member)
-        if any(re.fullmatch(p, member.path.name) for p in _PICKLES[part]):
+        if member.path.name in _PICKLES[part]:
             pickled = member.path
     if table and (classes := _listed(table, sizes)):
         return image_files("a CSV file and images", root, classes, sizes)
@@ -189,38 +193,33 @@ def _listed(table, sizes: Mapping[PurePosixPath, int]) -> Classes:
     """Returns a table's images, by name, or by rank in the raw class."""
     images = sorted(filter(is_image, sizes))
     by_name = {path.name: path for path in images}
-    by_class = {}
     for path in images:
-        folder = class_name(path.parent.name)
-        by_name[f"{folder}/{path.name}"] = path
-        by_class.setdefault(folder, []).append(path)
-    for paths in by_class.values():
-        paths.sort(key=_number)
+        by_name[f"{class_name(path.parent.name)}/{path.name}"] = path
+    by_name |= _ranked(images)
     classes = {}
     for label, filename in sorted(table):
         name = PurePosixPath(filename).name
         path = by_name.get(f"{label}/{name}") or by_name.get(name)
-        path = path or _ranked(by_class.get(label, ()), name)
         if path:
             classes.setdefault(label, {})[name] = path
     return classes
 
 
-def _ranked(paths, name):
-    """Returns the raw image that a CSV means by `n0153282900000005.jpg`.
+def _ranked(images):
+    """Returns raw images under the names that the CSV files give them.
 
-    The last digits are its rank, from 1, among the class's images in the order
-    of their numbers, `n01532829_<number>.JPEG`.
+    `n0153282900000005.jpg` is the fifth of `n01532829_<number>.JPEG` in the
+    order of their numbers.
     """
-    digits = re.search(r"(\d{8})\.\w+$", name)
-    if digits and 1 <= int(digits[1]) <= len(paths):
-        return paths[int(digits[1]) - 1]
-    return None
-
-
-def _number(path):
-    digits = re.findall(r"\d+", path.stem)
-    return int(digits[-1]) if digits else 0
+    numbered = collections.defaultdict(dict)
+    for path in images:
+        if raw := re.fullmatch(r"(n\d{8})_(\d+)", path.stem):
+            numbered[raw[1]][int(raw[2])] = path
+    return {
+        f"{name}{rank:08}.jpg": path
+        for name, paths in numbered.items()
+        for rank, (_, path) in enumerate(sorted(paths.items()), 1)
+    }
 
 
 def _unpickle(root, path) -> Found:

@@ -195,6 +195,13 @@ def test_short_classes_are_counted(folder):
     assert "with 47 images in 16 classes" in message
 
 
+def test_a_missing_image_is_not_taken_for_another(folder):
+    forms.class_images(folder)
+    name = mini_imagenet.class_list("validation")[3]
+    (folder / "images" / name / forms.listed_name(name, 2)).unlink()
+    assert f"{name}: 2" in refused(folder.parent)
+
+
 def test_a_half_download_of_empty_files_is_counted(folder):
     forms.flat(folder)
     for path in sorted((folder / "images").iterdir())[::2]:
