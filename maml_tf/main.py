@@ -169,6 +169,9 @@ def _run(config):
     elif flags.FLAGS.check_data:
         for line in datasets.check(config):
             print(line)
+    elif prefix := flags.FLAGS.export_checkpoint:
+        train.export(config, prefix)
+        print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:
         train.train(config)
     else:

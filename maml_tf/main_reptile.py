@@ -188,6 +188,10 @@ def _run(arguments):
         for line in datasets.check(config, reptile_train.RESAMPLE):
             print(line)
         return
+    if prefix := values.export_checkpoint:
+        reptile_train.export(config, prefix)
+        print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
+        return
     if not config.pretrained:
         reptile_train.train(config)
     _report(config, reptile_train.evaluate(config))

@@ -19,6 +19,7 @@ from maml_tf import (
     evaluation,
     files,
     inner_optimizers,
+    legacy,
     losses,
     models,
     omniglot,
@@ -250,10 +251,14 @@ def train(config: ReptileConfig) -> None:
     if found and config.resume:
         checkpoints.restore(found[-1], learner, PHASE)
         start = found[-1].iteration
+    elif config.import_checkpoint:
+        start = _import(config, learner)
     os.makedirs(config.folder, exist_ok=True)
     if not config.resume:
         for old in found:
             old.path.unlink()
+    if start and not checkpoints.list_checkpoints(config.folder):
+        checkpoints.save(config.folder, learner, PHASE, start)
     path = os.path.join(config.folder, "config.json")
     with files.replacing(path) as file:
         explanation = explanations.explain(config, learner.network)
@@ -315,8 +320,8 @@ def evaluate(config: ReptileConfig) -> list[Score]:
         architecture.
       cache.DataError: see `training_tasks`.
     """
-    learner = build_learner(config)
-    checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
+    learner = load_learner(config)
+    os.makedirs(config.folder, exist_ok=True)
     scores = [_score(config, learner, part) for part in parts(config)]
     with open(result_stem(config) + ".csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -325,6 +330,37 @@ def evaluate(config: ReptileConfig) -> list[Score]:
             row = score.part, len(score.values), score.mean, score.ci95
             writer.writerow(row)
     return scores
+
+
+def load_learner(config: ReptileConfig) -> reptile.Reptile:
+    """Returns the meta-learner of the latest checkpoint.
+
+    Raises:
+      checkpoints.CheckpointError: see `evaluate`.
+    """
+    learner = build_learner(config)
+    if config.pretrained and config.import_checkpoint:
+        _import(config, learner)
+    else:
+        checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
+    return learner
+
+
+def export(config: ReptileConfig, prefix: str) -> None:
+    """Writes the latest checkpoint as supervised-reptile would.
+
+    Raises:
+      checkpoints.CheckpointError: see `evaluate`.
+      OSError: if the files cannot be written.
+    """
+    legacy.save(prefix, load_learner(config))
+
+
+def _import(config, learner):
+    """Sets a learner to the checkpoint to import, and returns its iteration."""
+    iteration = legacy.restore(config.import_checkpoint, learner)
+    learner.optimizer.iterations.assign(iteration)
+    return iteration
 
 
 def _score(config, learner, part):

@@ -14,6 +14,7 @@ from maml_tf import (
     datasets,
     evaluation,
     files,
+    legacy,
     losses,
     models,
     omniglot,
@@ -180,12 +181,18 @@ def train(config: Config) -> str:
     done = _latest(config)
     learner = build_learner(config, network)
     engine = learner.engine_for(_inputs_spec(config, network))
+    imported = None
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
+    elif config.import_checkpoint:
+        imported = legacy.restore(config.import_checkpoint, learner)
     os.makedirs(config.folder, exist_ok=True)
     if not config.resume:
         for old in checkpoints.list_checkpoints(config.folder):
             old.path.unlink()
+    if imported is not None:
+        checkpoints.save(config.folder, learner, "imported", imported)
+        done = checkpoints.find(config.folder)
     explanation = explanations.explain(config, network, engine)
     with files.replacing(os.path.join(config.folder, "config.json")) as file:
         file.write(config.to_json(explanation).encode())
@@ -311,6 +318,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
       cache.DataError: see `training_tasks`.
     """
     learner = load_learner(config)
+    os.makedirs(config.folder, exist_ok=True)
     *_, metric = task_metrics(config).values()
     curve = evaluation.adaptation_curve(learner, test_tasks(config), metric)
     evaluation.write_curve(curve, result_stem(config))
@@ -323,10 +331,23 @@ def load_learner(config: Config) -> MAML:
     Raises:
       checkpoints.CheckpointError: see `evaluate`.
     """
-    checkpoint = checkpoints.find(config.folder, config.test_iter)
     learner = build_learner(config, build_network(config))
-    checkpoints.restore(checkpoint, learner, phase=None)
+    if config.import_checkpoint:
+        legacy.restore(config.import_checkpoint, learner)
+    else:
+        checkpoint = checkpoints.find(config.folder, config.test_iter)
+        checkpoints.restore(checkpoint, learner, phase=None)
     return learner
+
+
+def export(config: Config, prefix: str) -> None:
+    """Writes the configuration's checkpoint as cbfinn/maml would.
+
+    Raises:
+      checkpoints.CheckpointError: see `evaluate`.
+      OSError: if the files cannot be written.
+    """
+    legacy.save(prefix, load_learner(config))
 
 
 def sinusoid_panel(config: Config, title: str) -> dict:

@@ -45,6 +45,7 @@ ARCHITECTURE = {
     "tasks": ("data", "numpy tensorflow"),
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),
+    "legacy": ("learner", "keras numpy tensorflow"),
     "callbacks": ("learner", "keras numpy tensorflow"),
     "explain": ("learner", "keras"),
     "reptile_explain": ("learner", "keras"),

@@ -1,0 +1,311 @@
+"""The originals' TensorFlow 1 checkpoints, read and written by name.
+
+A checkpoint is `PREFIX.index` and `PREFIX.data-00000-of-00001`; the index file
+`checkpoint` of a folder is not needed.
+"""
+
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import descent, models
+from maml_tf.checkpoints import CheckpointError
+
+PARTS = (".data-00000-of-00001", ".index")  # the index completes it
+_BETA_2 = 0.999  # of the original's inner Adam
+_SLOTS = ("Adam", "Adam_1")  # first and second moments
+_MOVING = {"moving_mean": np.zeros, "moving_variance": np.ones}
+_LEFT_OUT = (*_SLOTS, *_MOVING, "beta1_power", "beta2_power", "global_step")
+
+
+class Legacy(NamedTuple):
+    """A checkpoint of cbfinn/maml or supervised-reptile.
+
+    Attributes:
+      network: a built Keras model with the checkpoint's weights.
+      description: the architecture, in words.
+      iteration: the number at the end of its name, 0 if there is none.
+    """
+
+    network: keras.Model
+    description: str
+    iteration: int
+
+
+def load(prefix: str | os.PathLike[str], *, max_pool: bool = False) -> Legacy:
+    """Returns the network of a checkpoint, told from its tensors.
+
+    Args:
+      prefix: of the checkpoint's files, `logs/…/model59000`.
+      max_pool: whether Omniglot's network of cbfinn/maml has max-pooling,
+        which the tensors do not tell.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged or of another
+        program.
+    """
+    tensors = _read(prefix)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    builder, arguments = _architecture(prefix, shapes, max_pool)
+    network = builder(**arguments)
+    _assign(prefix, tensors, dict(_weights(network)))
+    words = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    return Legacy(network, f"{network.name}, {words}", _iteration(prefix))
+
+
+def restore(prefix: str | os.PathLike[str], learner: keras.Model) -> int:
+    """Sets a meta-learner to a checkpoint, and returns its iteration.
+
+    Besides the network's weights that is what Reptile's inner Adam remembers,
+    if the checkpoint has it. Nothing is set if anything is wrong.
+
+    Args:
+      prefix: of the checkpoint's files.
+      learner: a MAML or Reptile whose network is one of the papers'.
+
+    Raises:
+      CheckpointError: if there is none, or it is damaged or of another
+        architecture.
+    """
+    tensors = _read(prefix)
+    _assign(prefix, tensors, dict(_weights(learner.network)))
+    if learner.inner_variables and "beta2_power" in tensors:
+        for variable, value in zip(
+            learner.inner_variables, _inner_state(tensors, learner), strict=True
+        ):
+            variable.assign(value)
+    return _iteration(prefix)
+
+
+def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
+    """Writes a checkpoint as the original program would.
+
+    The files are written beside and renamed, the index last.
+
+    Args:
+      prefix: of the checkpoint's files.
+      learner: see `restore`.
+
+    Raises:
+      CheckpointError: if the network is none of the papers'.
+      OSError: if the files cannot be written.
+    """
+    tensors = {n: np.asarray(v) for n, v in _weights(learner.network)}
+    tensors |= _unused(learner.network)
+    if learner.inner_variables:
+        tensors |= _slots(learner)
+    prefix = pathlib.Path(prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=prefix.parent) as beside:
+        path = os.path.join(beside, prefix.name)
+        names = sorted(tensors)
+        tf.raw_ops.SaveV2(
+            prefix=path,
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tensors[name] for name in names],
+        )
+        for part in PARTS:
+            os.replace(path + part, f"{prefix}{part}")
+
+
+def _weights(network) -> Iterator[tuple[str, keras.Variable]]:
+    """Yields the original's name of each weight, and the weight."""
+    kernels = -1
+    names = _NAMES.get(network.name)
+    if names is None:
+        raise CheckpointError(
+            f"The network {network.name!r} has no counterpart in the originals."
+            f" Expected one of {', '.join(_NAMES)}."
+        )
+    for variable in network.trainable_variables:
+        kernels += variable.name == "kernel"
+        last = variable is network.layers[-1].kernel
+        last |= variable is network.layers[-1].bias
+        yield names(variable.name, kernels, last), variable
+
+
+def _maml_conv(kind, block, last):
+    if last:
+        return {"kernel": "model/w5", "bias": "model/b5"}[kind]
+    return {
+        "kernel": f"model/conv{block + 1}",
+        "bias": f"model/Variable{_suffix(block)}",
+    }.get(kind, f"model/{block}/{kind}")
+
+
+def _maml_dense(kind, layer, last):
+    scope = layer + (layer > 0)  # there is no scope 1
+    return {
+        "kernel": f"model/Variable{_suffix(2 * layer)}",
+        "bias": f"model/Variable{_suffix(2 * layer + 1)}",
+    }.get(kind, f"model/{scope}/{kind}")
+
+
+def _reptile(kind, block, last):
+    if last:
+        return f"dense/{kind}"
+    scope = "conv2d" if kind in ("kernel", "bias") else "batch_normalization"
+    return f"{scope}{_suffix(block)}/{kind}"
+
+
+_NAMES = {
+    "sinusoid_mlp": _maml_dense,
+    "omniglot_mlp": _maml_dense,
+    "omniglot_conv": _maml_conv,
+    "mini_imagenet_conv": _maml_conv,
+    "reptile_omniglot_conv": _reptile,
+    "reptile_mini_imagenet_conv": _reptile,
+}
+
+
+def _suffix(index):
+    """TensorFlow 1 numbers names from the second on."""
+    return f"_{index}" if index else ""
+
+
+def _architecture(prefix, shapes, max_pool):
+    """Returns the function that builds the network, and its arguments."""
+    if "model/conv1" in shapes and "model/b5" in shapes:
+        *_, channels, filters = shapes["model/conv1"]
+        arguments = {"ways": shapes["model/b5"][0], "filters": filters}
+        arguments["norm"] = _norm(shapes)
+        if channels == 3:
+            return models.mini_imagenet_conv, arguments
+        return models.omniglot_conv, {**arguments, "max_pool": max_pool}
+    if len(inputs := shapes.get("model/Variable", ())) == 2:
+        arguments = {"norm": _norm(shapes)}
+        if inputs[0] == 784:
+            arguments["ways"] = shapes.get("model/Variable_9", (2,))[0]
+            return models.omniglot_mlp, arguments
+        return models.sinusoid_mlp, {"inputs": inputs[0], **arguments}
+    if "conv2d/kernel" in shapes and "dense/bias" in shapes:
+        arguments = {"ways": shapes["dense/bias"][0]}
+        if shapes["conv2d/kernel"][2] == 3:
+            return models.reptile_mini_imagenet_conv, arguments
+        return models.reptile_omniglot_conv, arguments
+    raise CheckpointError(
+        f"{prefix}: expected a checkpoint of cbfinn/maml (model/conv1, "
+        "model/b5 or model/Variable, …) or of supervised-reptile "
+        f"(conv2d/kernel, dense/bias, …), found {len(shapes)} "
+        f"tensors: {'; '.join(list(shapes)[:5])}"
+    )
+
+
+def _norm(shapes):
+    if "model/0/gamma" in shapes:
+        return "layer_norm"
+    return "batch_norm" if "model/0/beta" in shapes else "None"
+
+
+def _read(prefix) -> dict[str, np.ndarray]:
+    """Returns all tensors of a checkpoint by name."""
+    prefix = os.fspath(prefix).removesuffix(".index")
+    for part in reversed(PARTS):
+        if not os.path.exists(prefix + part):
+            raise CheckpointError(
+                f"{prefix}: expected a TensorFlow 1 checkpoint, found no file "
+                f"{prefix}{part}."
+            )
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        names = reader.get_variable_to_shape_map()
+        return {name: reader.get_tensor(name) for name in sorted(names)}
+    # The reader raises its own errors, and some of Python's.
+    except Exception as error:
+        raise CheckpointError(
+            f"{prefix}: expected a TensorFlow 1 checkpoint, found damaged files"
+            f" ({error}). Copy them again."
+        ) from error
+
+
+def _assign(prefix, tensors, variables):
+    """Sets variables to tensors of the same names, all or none of them."""
+    expected = {name: tuple(v.shape) for name, v in variables.items()}
+    found = {
+        name: tensor.shape
+        for name, tensor in tensors.items()
+        if not _is_left_out(name)
+    }
+    if found != expected:
+        raise CheckpointError(
+            f"{prefix} is of another architecture: expected {len(expected)} "
+            f"tensors, found {len(found)}.{_differences(expected, found)}"
+        )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def _differences(expected, found):
+    """Returns a line for each way in which names and shapes differ."""
+    both = expected.keys() & found.keys()
+    lines = {
+        "missing": [n for n in expected if n not in both],
+        "not expected": [n for n in found if n not in both],
+        "of another shape": [
+            f"{n} {found[n]}, expected {expected[n]}"
+            for n in expected
+            if n in both and found[n] != expected[n]
+        ],
+    }
+    return "".join(
+        f"\n  {len(names)} {kind}: {'; '.join(names[:5])}"
+        for kind, names in lines.items()
+        if names
+    )
+
+
+def _is_left_out(name):
+    """Whether a tensor is an optimizer's, or a moving average, never used."""
+    return name.split("/")[-1] in _LEFT_OUT
+
+
+def _unused(network):
+    """Returns what the original saves and never uses: moving averages."""
+    return {
+        name.replace("beta", moving): start(variable.shape, np.float32)
+        for name, variable in _weights(network)
+        if name.startswith("batch_normalization") and name.endswith("beta")
+        for moving, start in _MOVING.items()
+    }
+
+
+def _inner_state(tensors, learner):
+    """Returns what Adam remembers, as `learner.inner_variables` holds it.
+
+    The original's powers are those of the next step, ours of the last.
+    """
+    power = tensors["beta2_power"] / np.float32(_BETA_2)
+    names = [name for name, _ in _weights(learner.network)]
+    m, v = (
+        np.concatenate([tensors[f"{name}/{slot}"].ravel() for name in names])
+        for slot in _SLOTS
+    )
+    return float(power >= 1), power, m, v
+
+
+def _slots(learner):
+    """Returns the original's tensors of what Adam remembers."""
+    _, power, *slots = map(np.asarray, learner.inner_variables)
+    tensors = {
+        "beta1_power": np.float32(0),
+        "beta2_power": np.float32(power * _BETA_2),
+    }
+    weights = list(_weights(learner.network))
+    for slot, vector in zip(_SLOTS, slots, strict=True):
+        parts = descent.unravel(vector, [v.shape for _, v in weights])
+        for (name, _), part in zip(weights, parts, strict=True):
+            tensors[f"{name}/{slot}"] = np.asarray(part)
+    return tensors
+
+
+def _iteration(prefix):
+    digits = re.search(r"(\d+)$", os.fspath(prefix).removesuffix(".index"))
+    return int(digits[1]) if digits else 0
