@@ -55,9 +55,9 @@ SINE = (
 @pytest.fixture
 def images(monkeypatch):
     """Puts a few random images in the place of both data sets."""
-    rng = np.random.default_rng(0)
 
     def random_images(config, part):
+        rng = np.random.default_rng(len(part))
         side = {"omniglot": (28, 28, 1), "miniimagenet": (84, 84, 3)}
         shape = (24 * 20, *side[config.datasource])
         images = rng.integers(0, 2, shape, "uint8")
@@ -240,3 +240,40 @@ def test_real_omniglot_is_not_inverted_and_split_as_the_original(real_data):
     original = json.loads(path.read_text())
     assert [names[i] for i in train] == original["train"]
     assert [names[i] for i in test] == original["test"]
+
+
+TINY = (
+    "--classes=3",
+    "--shots=2",
+    "--meta-iters=3",
+    "--eval-iters=2",
+    "--eval-samples=2",
+)
+
+
+def test_legacy_checkpoints_go_out_and_in(images, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    prefix = tmp_path / "model.ckpt-3"
+    assert run(first, *TINY) == 0
+    assert run(first, *TINY, f"--export-checkpoint={prefix}") == 0
+    assert f"Written: {prefix}.index" in capsys.readouterr().out
+    line = *TINY, f"--import-checkpoint={prefix}"
+    assert run(second, *line, "--pretrained") == 0
+    assert rows(second / "evaluation.csv") == rows(first / "evaluation.csv")
+    assert not list(second.glob("model*"))
+    assert run(second, *line, "--meta-iters=5") == 0
+    assert {p.stem for p in second.glob("model*")} == {"model3", "model5"}
+    ours, theirs = (
+        dict(np.load(folder / "model3.npz")) for folder in (first, second)
+    )
+    for name, array in ours.items():
+        if name.startswith(("network", "inner", "optimizer")):
+            np.testing.assert_allclose(array, theirs[name], 1e-6)
+
+
+@pytest.mark.parametrize("more", [["--pretrained"], []])
+def test_refuses_a_legacy_checkpoint(more, images, tmp_path, capsys):
+    line = *TINY, f"--import-checkpoint={tmp_path / 'nothing'}", *more
+    assert run(tmp_path / "folder", *line) == 1
+    assert "nothing" in capsys.readouterr().err
+    assert not (tmp_path / "folder").exists()

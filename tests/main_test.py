@@ -541,3 +541,74 @@ def test_survives_a_full_disk(
     assert left == {"config.json", "model100.npz", "training.csv"}
     assert run(*arguments) == 0
     check_same(tmp_path, uninterrupted[META])
+
+
+@pytest.fixture
+def exported(trained, capsys):
+    """Returns the prefix of the trained run in the original's layout."""
+    prefix = trained.parent / "exported" / "model100"
+    where = f"--logdir={trained}", f"--export_checkpoint={prefix}"
+    assert run(*META, *where) == 0
+    assert f"Written: {prefix}.index" in capsys.readouterr().out
+    return prefix
+
+
+def curve(logdir):
+    [path] = logdir.glob("*/test_*.csv")
+    return path.read_text()
+
+
+def test_an_exported_checkpoint_is_evaluated_as_the_run_is(
+    exported, trained, tmp_path
+):
+    test = *META, "--train=False"
+    assert run(*test, f"--logdir={trained}") == 0
+    imported = f"--import_checkpoint={exported}"
+    assert run(*test, f"--logdir={tmp_path}", imported) == 0
+    assert curve(tmp_path) == curve(trained)
+    assert not list(tmp_path.glob("*/model*"))
+
+
+def test_training_goes_on_from_an_imported_checkpoint(
+    exported, tmp_path, capsys
+):
+    line = *SHORT, "--metatrain_iterations=300", f"--logdir={tmp_path}"
+    assert run(*line, f"--import_checkpoint={exported}") == 0
+    [folder] = tmp_path.iterdir()
+    assert {p.stem for p in folder.glob("model*")} == {"model100", "model300"}
+    first, second = (
+        dict(np.load(folder / f"model{i}.npz")) for i in (100, 300)
+    )
+    assert str(first["phase"]) == "imported"
+    assert (first["network/0"] != second["network/0"]).any()
+
+
+def test_a_run_of_its_own_is_not_replaced_by_an_import(exported, tmp_path):
+    line = *SHORT, f"--logdir={tmp_path}", f"--import_checkpoint={exported}"
+    assert run(*line, "--metatrain_iterations=200") == 0
+    [folder] = tmp_path.iterdir()
+    before = (folder / "model200.npz").read_bytes()
+    assert run(*line, "--metatrain_iterations=200") == 0
+    assert (folder / "model200.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("more", [["--train=False"], []], ids=["test", "train"])
+def test_refuses_a_legacy_checkpoint_of_another_network(
+    more, exported, capsys, tmp_path
+):
+    message = refused(
+        capsys,
+        tmp_path / "logs",
+        *META,
+        "--baseline=oracle",
+        f"--import_checkpoint={exported}",
+        *more,
+    )
+    assert str(exported) in message
+    assert "model/Variable (1, 40), expected (3, 40)" in message
+
+
+def test_refuses_a_legacy_checkpoint_that_is_not_there(capsys, tmp_path):
+    prefix = tmp_path / "nothing"
+    line = *META, f"--import_checkpoint={prefix}"
+    assert str(prefix) in refused(capsys, tmp_path / "logs", *line)
