@@ -1,9 +1,11 @@
 """mini-ImageNet as a data set of TensorFlow Datasets.
 
-    import maml_tf.mini_imagenet_tfds
-    tfds.load("mini_imagenet", download_and_prepare_kwargs=...)
+    import tensorflow_datasets as tfds
+    from maml_tf.mini_imagenet_tfds import MiniImagenet
 
-or `tfds build maml_tf/mini_imagenet_tfds.py --manual_dir=DIR`.
+    manual = tfds.download.DownloadConfig(manual_dir="data/miniImagenet")
+    MiniImagenet().download_and_prepare(download_config=manual)
+    images = tfds.load("mini_imagenet", split="train")
 """
 
 from pathlib import Path
