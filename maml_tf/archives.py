@@ -4,11 +4,13 @@ Standard library only.
 """
 
 import functools
+import gzip
+import hashlib
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -16,6 +18,13 @@ from typing import BinaryIO, NamedTuple
 from maml_tf.cache import DataError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+)
 
 
 class Member(NamedTuple):
@@ -56,14 +65,24 @@ def walk(root: Path) -> Iterator[Member]:
     Raises:
       DataError: if an archive cannot be read.
     """
-    for path in files_on_disk(root):
+    for path in _files_on_disk(root):
         inside = path.relative_to(root) if path != root else Path()
         opened = functools.partial(open, path, "rb")
         member = Member(PurePosixPath(inside), path.stat().st_size, opened)
         yield from _expand(member, str(path))
 
 
-def files_on_disk(root: Path) -> Iterator[Path]:
+def fingerprint(roots: Iterable[Path], settings) -> str:
+    """Returns a word that changes when a file on disk or a setting does."""
+    lines = [f"version 3, {settings}"]  # 3 is of what is made of the files
+    for root in roots:
+        for path in _files_on_disk(root):
+            stat = path.stat()
+            lines.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _files_on_disk(root: Path) -> Iterator[Path]:
     """Yields the visible files of a folder, sorted, or a file itself."""
     if root.is_file():
         yield root
@@ -107,12 +126,7 @@ def _tar_members(file):
 def _reading(name):
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-    ) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{name} cannot be read: {error}. Copy or download it again."
         ) from error

@@ -1,11 +1,11 @@
 """mini-ImageNet as a data set of TensorFlow Datasets.
 
-    import tensorflow_datasets as tfds
-    from maml_tf.mini_imagenet_tfds import MiniImagenet
+import tensorflow_datasets as tfds
+from maml_tf.mini_imagenet_tfds import MiniImagenet
 
-    manual = tfds.download.DownloadConfig(manual_dir="data/miniImagenet")
-    MiniImagenet().download_and_prepare(download_config=manual)
-    images = tfds.load("mini_imagenet", split="train")
+manual = tfds.download.DownloadConfig(manual_dir="data/miniImagenet")
+MiniImagenet().download_and_prepare(download_config=manual)
+images = tfds.load("mini_imagenet", split="train")
 """
 
 from pathlib import Path

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import collections
 import functools
-import hashlib
 import io
 import logging
 import os
 import random
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -24,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from maml_tf import archives
 from maml_tf.cache import DataError, cached
 from maml_tf.image_classes import ImageClasses
 
@@ -86,7 +85,7 @@ def load_omniglot(
         drawings = _drawings(roots) if roots else _tfds_drawings(data_dir)
         return _pack(_decode_all(drawings, side), expected)
 
-    fingerprint = _fingerprint(roots, expected)
+    fingerprint = archives.fingerprint(roots, expected)
     images, (names, files) = cached(cache_dir, "omniglot", fingerprint, pack)
     return ImageClasses(images, tuple(names), tuple(map(tuple, files)))
 
@@ -153,34 +152,9 @@ def _find_roots(data_dir: Path) -> tuple[list[Path], int]:
 def _drawings(roots: Iterable[Path]) -> Iterator[_Drawing]:
     for root in roots:
         _log.info("Reading %s", root)
-        if root.is_file():
-            yield from _zip_drawings(root)
-        else:
-            yield from ((str(p), p.read_bytes) for p in _png_files(root))
-
-
-def _zip_drawings(root: Path) -> Iterator[_Drawing]:
-    try:
-        archive = zipfile.ZipFile(root)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{root} cannot be read: {error}. Download it from {_ADDRESS}."
-        ) from error
-    with archive:
-        for name in filter(_is_png, archive.namelist()):
-            yield f"{root}/{name}", functools.partial(archive.read, name)
-
-
-def _png_files(root: Path) -> list[Path]:
-    paths = root.glob("*/*/*.png")
-    return sorted(path for path in paths if _is_png(path.relative_to(root)))
-
-
-def _is_png(path: str | PurePath) -> bool:
-    """Whether it is an image, and none of the hidden files macOS strews."""
-    path = PurePath(path)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix == ".png" and not hidden
+        for member in archives.walk(root):
+            if member.path.suffix == ".png" and len(member.path.parts) > 2:
+                yield f"{root}/{member.path}", member.read
 
 
 def _tfds_drawings(data_dir: Path) -> Iterator[_Drawing]:
@@ -274,13 +248,3 @@ def _pack(
         )
     rows = [image for group in images.values() for image in group.values()]
     return np.array(rows), (list(images), list(map(list, images.values())))
-
-
-def _fingerprint(roots: Iterable[Path], expected: tuple[int, int]) -> str:
-    """Changes when a source file does, without reading it."""
-    lines = [f"packed as version 2, {expected}"]
-    for root in roots:
-        for path in [root] if root.is_file() else _png_files(root):
-            stat = path.stat()
-            lines.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

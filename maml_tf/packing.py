@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from maml_tf.archives import files_on_disk
+from maml_tf import archives
 from maml_tf.cache import DataError, cached
 from maml_tf.image_classes import ImageClasses
 
@@ -82,7 +81,7 @@ def packed(
     Raises:
       DataError: if images are empty, unreadable, or listed twice.
     """
-    fingerprint = _fingerprint(root, (*settings, image_format))
+    fingerprint = archives.fingerprint([root], (*settings, image_format))
 
     def make():
         return _pack(find(), image_format, name)
@@ -166,12 +165,3 @@ def _places(classes):
             f"{len(keys) - len(places)} images are listed more than once."
         )
     return places
-
-
-def _fingerprint(root, settings):
-    """Changes when a source file does, without reading it."""
-    lines = [f"packed as version 1, {settings}"]
-    for path in files_on_disk(root):
-        stat = path.stat()
-        lines.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
