@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from maml_tf import engines, functional, shapes, stacked
 from maml_tf.adaptation import adapt
+from maml_tf.copies import adapted_copy
 from maml_tf.losses import TaskLoss
 from maml_tf.tied import tie
 
@@ -261,6 +262,46 @@ class MAML(keras.Model):
         update = self.optimizer.iterations if compiled else -1
         seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
         return tf.random.split(tf.stack(seed), _length(inputs))
+
+    def adapt(self, support_x, support_y, steps: int | None = None):
+        """Returns a network of its own, adapted to one task.
+
+        It is an ordinary Keras model, to predict, save or train further with.
+        Keras's batch normalisation has the support set's statistics in it;
+        `norms.BatchStatisticsNorm` goes on to take those of each batch.
+
+        Args:
+          support_x: inputs of one task, `[S, …]`, without a task axis.
+          support_y: targets, `[S, …]`.
+          steps: inner steps; default `test_inner_steps`.
+        """
+        support_x, support_y = map(tf.convert_to_tensor, (support_x, support_y))
+        seed = self._seeds([support_x[None]], training=False)[0]
+        phi = adapt(
+            functional.one_task(self.network, self.adapted, seed),
+            _per_task(self.inner_loss, 0),
+            [variable.value for variable in self.adapted],
+            support_x,
+            support_y,
+            inner_lr=self.inner_lr,
+            inner_steps=self.test_inner_steps if steps is None else steps,
+            first_order=True,
+        ).phi[-1]
+        return adapted_copy(self.network, self.adapted, phi, support_x)
+
+    def adapt_and_predict(self, support_x, support_y, query_x):
+        """Returns predictions for the queries of many tasks, each adapted.
+
+        Args:
+          support_x: `[B, S, …]`.
+          support_y: `[B, S, …]`.
+          query_x: `[B, T, …]`.
+
+        Returns:
+          `[B, T, …]`, after `test_inner_steps`.
+        """
+        inputs = map(tf.convert_to_tensor, (support_x, support_y, query_x))
+        return self(tuple(inputs)).query[-1]
 
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf import descent, engines, functional, losses, stacked
+from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.shapes import sizes
 
@@ -242,6 +243,36 @@ class Reptile(keras.Model):
         model = stacked.many_tasks if is_stack else functional.one_task
         variables = self.network.trainable_variables
         return lambda i: model(self.network, variables, _fold(seed, i))
+
+    def adapt(self, support_x, support_y):
+        """Returns a network of its own, adapted to one task.
+
+        It is an ordinary Keras model, to predict, save or train further with,
+        after `test_inner_steps`. See `MAML.adapt`.
+
+        Args:
+          support_x: inputs of one task, `[S, …]`, without a task axis.
+          support_y: targets, `[S, …]`.
+        """
+        x, y = map(tf.convert_to_tensor, (support_x, support_y))
+        seed = self._seed(False)
+        batches = self.draw_test(y[None], seed)[0]
+        start = self._theta(), self._initial()
+        ends, *_ = self._descend(start, x, y, [batches], seed)
+        phi = descent.unravel(ends[-1], self._shapes)
+        variables = self.network.trainable_variables
+        return adapted_copy(self.network, variables, phi, x)
+
+    def adapt_and_predict(self, support_x, support_y, query_x):
+        """Returns predictions `[B, T, …]` for the queries of many tasks.
+
+        Args:
+          support_x: `[B, S, …]`.
+          support_y: `[B, S, …]`.
+          query_x: `[B, T, …]`.
+        """
+        inputs = map(tf.convert_to_tensor, (support_x, support_y, query_x))
+        return self(tuple(inputs))
 
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""

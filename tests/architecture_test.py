@@ -24,6 +24,7 @@ ARCHITECTURE = {
     "convolution": ("learner", "numpy tensorflow"),
     "norms": ("learner", "keras tensorflow"),
     "models": ("learner", "keras"),
+    "copies": ("learner", "keras tensorflow"),
     "functional": ("learner", "keras tensorflow"),
     "rules": ("learner", "keras tensorflow"),
     "stacked": ("learner", "keras tensorflow"),

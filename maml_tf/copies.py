@@ -1,0 +1,67 @@
+"""An adapted network as a Keras model of its own."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+
+def adapted_copy(
+    network: keras.Model,
+    variables: Sequence[keras.Variable],
+    values: Sequence[tf.Tensor],
+    support_x: tf.Tensor,
+) -> keras.Model:
+    """Returns a copy of a network in which some variables have other values.
+
+    It shares nothing with the network. Batch normalisation of Keras, which in
+    the inner loop takes the statistics of the batch at hand, has those of the
+    support set in its moving averages: so the copy predicts each input by
+    itself.
+
+    Args:
+      network: a built Keras model.
+      variables: those of its weights that differ.
+      values: what they are in the copy.
+      support_x: `[S, *features]`.
+
+    Raises:
+      ValueError: if Keras cannot copy the model.
+    """
+    copy = _clone(network, support_x)
+    copy.set_weights(network.get_weights())
+    places = {id(weight): i for i, weight in enumerate(network.weights)}
+    for variable, value in zip(variables, values, strict=True):
+        copy.weights[places[id(variable)]].assign(value)
+    _take_statistics(copy, support_x)
+    return copy
+
+
+def _clone(network, x):
+    try:
+        copy = keras.models.clone_model(network)
+        if not copy.built:
+            copy(x)
+        return copy
+    # A model of one's own may raise anything here.
+    except Exception as error:
+        raise ValueError(
+            f"The model {network.name!r} cannot be copied ({error}). A model "
+            "of a class of its own needs `get_config` and `from_config`."
+        ) from error
+
+
+def _take_statistics(model, x):
+    """Sets the moving averages of batch normalisation to those of a batch."""
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    if norms:
+        model(x, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum

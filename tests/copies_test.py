@@ -1,0 +1,223 @@
+"""An adapted network is an ordinary Keras model that shares nothing."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from maml_tf import inner_optimizers, losses, models
+from maml_tf.meta_learners import MAML, JointTraining
+from maml_tf.reptile import FOML, Reptile
+
+WAYS, TASKS = 3, 2
+
+
+def mlp():
+    return keras.Sequential(
+        [keras.Input([4]), layers.Dense(8, "relu"), layers.Dense(WAYS)]
+    )
+
+
+def functional():
+    inputs = keras.Input([4])
+    hidden = layers.Dense(4, "relu")(inputs)
+    hidden = layers.LayerNormalization()(layers.Add()([hidden, inputs]))
+    return keras.Model(inputs, layers.Dense(WAYS)(hidden))
+
+
+def shared():
+    inputs = keras.Input([4])
+    layer = layers.Dense(4, "tanh")
+    return keras.Model(inputs, layers.Dense(WAYS)(layer(layer(inputs))))
+
+
+def nested():
+    inputs = keras.Input([4])
+    return keras.Model(inputs, layers.Dense(WAYS)(mlp()(inputs)))
+
+
+def maml(network, **options):
+    return MAML(
+        network,
+        losses.cross_entropy(2),
+        inner_lr=0.3,
+        inner_steps=1,
+        test_inner_steps=4,
+        **options,
+    )
+
+
+def reptile(network, kind=Reptile, optimizer=None):
+    optimizer = optimizer or inner_optimizers.adam(0.05)
+    return kind(
+        network,
+        optimizer,
+        inner_steps=2,
+        test_inner_steps=4,
+        transductive=True,
+    )
+
+
+LEARNERS = {
+    "maml": maml,
+    "looped": lambda network: maml(network, engine="looped"),
+    "first_order": lambda network: maml(network, first_order=True),
+    "some": lambda network: maml(
+        network, adapted=network.trainable_variables[-2:]
+    ),
+    "joint": lambda network: JointTraining(
+        network,
+        losses.cross_entropy(2),
+        inner_lr=0.3,
+        inner_steps=1,
+        test_inner_steps=4,
+    ),
+    "reptile": reptile,
+    "sgd": lambda network: reptile(
+        network, optimizer=inner_optimizers.sgd(0.1)
+    ),
+    "foml": lambda network: reptile(network, FOML),
+}
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=[2, TASKS, 2 * WAYS, 4]).astype("float32")
+    y = np.tile(np.repeat(np.arange(WAYS), 2), [TASKS, 1])
+    return x[0], y, x[1]
+
+
+@pytest.mark.parametrize("network", [mlp, functional, shared, nested])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_predicts_what_the_learner_does(learner, network):
+    learner = LEARNERS[learner](network())
+    before = learner.network.get_weights()
+    support_x, support_y, query_x = data()
+    together = learner.adapt_and_predict(*data())
+    model = learner.adapt(support_x[0], support_y[0])
+    np.testing.assert_allclose(
+        model.predict(query_x[0], verbose=0), together[0], 1e-4, 1e-5
+    )
+    for ours, theirs in zip(learner.network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_networks_of_the_papers():
+    network = models.omniglot_conv(WAYS, 4)
+    learner = maml(network, adapted=models.fast_weights(network))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[2, 1, 6, 28, 28, 1]).astype("float32")
+    y = np.repeat(np.arange(WAYS), 2)[None]
+    together = learner.adapt_and_predict(x[0], y, x[1])
+    model = learner.adapt(x[0, 0], y[0])
+    assert model.name == network.name
+    np.testing.assert_allclose(model(x[1, 0]), together[0], 1e-3, 1e-4)
+
+
+def test_steps_may_be_chosen():
+    learner = maml(mlp())
+    support_x, support_y, query_x = data()
+    task = support_x[0], support_y[0], query_x[0]
+    by_steps = learner((support_x, support_y, query_x)).query
+    for steps in range(4):
+        model = learner.adapt(*task[:2], steps=steps)
+        np.testing.assert_allclose(
+            model(task[2]), by_steps[steps][0], 1e-4, 1e-5
+        )
+
+
+def test_the_copy_shares_nothing():
+    learner = maml(mlp())
+    support_x, support_y, query_x = data()
+    model = learner.adapt(support_x[0], support_y[0])
+    expected = model.predict(query_x[0], verbose=0)
+    learner.network.set_weights(
+        [np.zeros_like(w) for w in learner.network.get_weights()]
+    )
+    np.testing.assert_array_equal(
+        model.predict(query_x[0], verbose=0), expected
+    )
+
+
+def test_the_copy_is_saved_and_trained_as_any_model(tmp_path):
+    support_x, support_y, query_x = data()
+    model = maml(functional()).adapt(support_x[0], support_y[0])
+    model.save(tmp_path / "task.keras")
+    again = keras.models.load_model(tmp_path / "task.keras")
+    np.testing.assert_allclose(again(query_x[0]), model(query_x[0]), 1e-6)
+    again.compile(
+        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    history = again.fit(support_x[0], support_y[0], epochs=20, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+@pytest.mark.parametrize("kind", [maml, reptile])
+def test_batch_normalisation_has_the_support_sets_statistics(kind):
+    network = keras.Sequential(
+        [
+            keras.Input([4]),
+            layers.Dense(8),
+            layers.BatchNormalization(momentum=0.9),
+            layers.Dense(WAYS),
+        ]
+    )
+    support_x, support_y, query_x = data()
+    model = kind(network).adapt(support_x[0], support_y[0])
+    dense, norm, _ = model.layers
+    hidden = dense(support_x[0]).numpy()
+    np.testing.assert_allclose(norm.moving_mean, hidden.mean(0), 1e-4, 1e-5)
+    np.testing.assert_allclose(norm.moving_variance, hidden.var(0), 1e-4, 1e-5)
+    assert norm.momentum == 0.9
+    whole = model.predict(query_x[0], verbose=0)
+    alone = [model.predict(x[None], verbose=0)[0] for x in query_x[0]]
+    np.testing.assert_allclose(whole, alone, 1e-5, 1e-6)
+
+
+def test_dropout_is_off_in_the_copy():
+    network = keras.Sequential(
+        [keras.Input([4]), layers.Dropout(0.5), layers.Dense(WAYS)]
+    )
+    support_x, support_y, query_x = data()
+    model = maml(network).adapt(support_x[0], support_y[0])
+    np.testing.assert_array_equal(model(query_x[0]), model(query_x[0]))
+
+
+class Own(keras.Model):
+    """A model of a class of its own, without `get_config`."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.dense = layers.Dense(units)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class Described(Own):
+    def __init__(self, units, **options):
+        super().__init__(units)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+def test_a_class_of_ones_own():
+    network = Described(WAYS)
+    network(tf.zeros([1, 4]))
+    support_x, support_y, query_x = data()
+    learner = maml(network, engine="looped")
+    model = learner.adapt(support_x[0], support_y[0])
+    assert isinstance(model, Described)
+    together = learner.adapt_and_predict(*data())
+    np.testing.assert_allclose(model(query_x[0]), together[0], 1e-4, 1e-5)
+
+
+def test_a_class_of_ones_own_that_cannot_be_copied_is_named():
+    network = Own(WAYS)
+    network(tf.zeros([1, 4]))
+    support_x, support_y, _ = data()
+    with pytest.raises(ValueError, match="get_config"):
+        maml(network, engine="looped").adapt(support_x[0], support_y[0])
