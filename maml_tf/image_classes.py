@@ -42,7 +42,7 @@ def check_enough(
     *,
     ways: int,
     images_needed: int,
-    flags: tuple[str, str] = ("num_classes", "update_batch_size"),
+    flags: tuple[str, str] = ("--num_classes", "--update_batch_size"),
 ) -> None:
     """Checks that a task need not repeat a class or an image.
 
@@ -56,15 +56,33 @@ def check_enough(
     Raises:
       DataError: if there are fewer than a task needs.
     """
-    if ways > len(classes):
+    names = [data.names[c] for c in classes]
+    sizes = data.sizes[classes]
+    check_sizes(names, sizes, ways=ways, needed=images_needed, flags=flags)
+
+
+def check_sizes(
+    names,
+    sizes,
+    *,
+    ways: int,
+    needed: int,
+    flags: tuple[str, str] = ("ways", "shots or queries"),
+) -> None:
+    """Checks as `check_enough` does, with names and sizes of the classes.
+
+    Raises:
+      DataError: if there are fewer classes, or examples of one, than needed.
+    """
+    if ways > len(sizes):
         raise DataError(
-            f"A task needs {ways} different classes (--{flags[0]}), but only "
-            f"{len(classes)} are available. Lower --{flags[0]}."
+            f"A task needs {ways} different classes ({flags[0]}), but only "
+            f"{len(sizes)} are available. Lower {flags[0]}."
         )
-    smallest = min(classes, key=lambda c: data.sizes[c])
-    if images_needed > data.sizes[smallest]:
+    smallest = int(np.argmin(sizes))
+    if needed > sizes[smallest]:
         raise DataError(
-            f"A task needs {images_needed} different images a class "
-            f"(--{flags[1]}), but only {data.sizes[smallest]} are available in "
-            f"{data.names[smallest]}. Lower --{flags[1]}."
+            f"A task needs {needed} different examples of a class ({flags[1]})"
+            f", but only {sizes[smallest]} are available in "
+            f"{names[smallest]}. Lower {flags[1]}."
         )

@@ -165,7 +165,7 @@ def _class_tasks(config, part, shots, group, stream):
         classes,
         ways=config.ways,
         images_needed=shots,
-        flags=("classes", "shots and --train-shots"),
+        flags=("--classes", "--shots and --train-shots"),
     )
     drawings = config.datasource == "omniglot"
     return tasks.class_sampler(

@@ -16,6 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.cache import cached
+from maml_tf.class_folders import load_class_folders
+from maml_tf.image_classes import check_sizes
+from maml_tf.packing import Format
 
 MetaBatch = tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 Sampler = Callable[[tf.Tensor], MetaBatch]
@@ -219,7 +222,7 @@ def image_sampler(
       rotate: whether classes are rotated (Omniglot); images are square then.
       white: the pixel value that becomes 1.
     """
-    pixels = _pixels(images)
+    pixels = _rows(images)
     turned = _turned(images.shape[1:]) if rotate else lambda x, turns: x
     # Slots before classes, swapped here once and not in every meta-batch.
     task_list = tf.constant(np.swapaxes(task_list, 1, 2))
@@ -274,34 +277,29 @@ def class_sampler(
       A function to float32 images `[B, N·K, …]` and int32 labels `[B, N·K]`,
       class by class.
     """
-    pixels, shape = _pixels(images), images.shape[1:]
+    pixels, shape = _rows(images), images.shape[1:]
     turned = _turned(shape) if rotate else lambda x, turns: x
-    starts, sizes = np.int32(starts), np.int32(sizes)
     turns = 4 if rotate else 1
-    counts = tf.fill([meta_batch_size], len(sizes) * turns)
-    labels = np.tile(np.repeat(np.arange(ways), shots), (meta_batch_size, 1))
+    choose = _chooser(starts, sizes, turns, (meta_batch_size, ways, shots))
 
     def meta_batch(t):
-        seeds = tf.random.split(_seed(seed, t), 2)
-        chosen = _different(seeds[0], counts, len(sizes) * turns, ways)
-        size, start = (tf.gather(a, chosen // turns) for a in (sizes, starts))
-        image = _different(seeds[1], size, sizes.max(), shots)
-        image += start[..., None]
-        turn = tf.repeat(chosen % turns, shots, axis=1)
-        x = turned(pixels(tf.reshape(image, labels.shape)), turn)
-        x = tf.reshape(x, [*labels.shape, *shape])
-        return tf.cast(x, tf.float32) / white, tf.constant(labels, tf.int32)
+        image, turn, labels = choose(_seed(seed, t))
+        x = tf.reshape(turned(pixels(image), turn), [*labels.shape, *shape])
+        return tf.cast(x, tf.float32) / white, labels
 
     return meta_batch
 
 
-def split_queries(x: tf.Tensor, y: tf.Tensor, ways: int) -> MetaBatch:
-    """Makes the first example of each class a query, the others the support.
+def split_queries(
+    x: tf.Tensor, y: tf.Tensor, ways: int, queries: int = 1
+) -> MetaBatch:
+    """Makes the first examples of each class queries, the others the support.
 
     Args:
-      x: `[B, N·(K + 1), …]`, class by class.
-      y: labels `[B, N·(K + 1)]`.
+      x: `[B, N·(K + Q), …]`, class by class.
+      y: labels `[B, N·(K + Q)]`.
       ways: N.
+      queries: Q.
 
     Returns:
       `((support_x, support_y, query_x), query_y)`.
@@ -311,12 +309,149 @@ def split_queries(x: tf.Tensor, y: tf.Tensor, ways: int) -> MetaBatch:
         tasks, examples, *shape = part.shape
         each = tf.reshape(part, [tasks, ways, examples // ways, *shape])
         return (
-            tf.reshape(each[:, :, 1:], [tasks, examples - ways, *shape]),
-            each[:, :, 0],
+            tf.reshape(chosen, [tasks, -1, *shape])
+            for chosen in (each[:, :, queries:], each[:, :, :queries])
         )
 
     (support_x, query_x), (support_y, query_y) = split(x), split(y)
     return (support_x, support_y, query_x), query_y
+
+
+def from_arrays(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    meta_batch_size: int = 4,
+    seed: int = 0,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """Returns endless meta-batches of N-way K-shot tasks of labelled examples.
+
+    A task is N different classes in random order, labelled 0 … N − 1 in it,
+    and K + Q different examples of each.
+
+    Args:
+      x: examples `[examples, …]`. Real numbers become float32, others stay as
+        they are.
+      y: what class each is of, anything that can be sorted, `[examples]`.
+      ways: N.
+      shots: K.
+      queries: Q, query examples of a class.
+      meta_batch_size: B.
+      seed: of all draws; meta-batch t depends on the seed and t alone.
+      start: t of the first meta-batch.
+
+    Raises:
+      DataError: if there are fewer classes, or examples of one, than a task
+        needs.
+      ValueError: if x and y are not of the same length.
+    """
+    x, order, names, sizes = _by_class(x, y)
+    check_sizes(names, sizes, ways=ways, needed=shots + queries)
+    drawn = meta_batch_size, ways, shots + queries
+    choose = _chooser(sizes.cumsum() - sizes, sizes, 1, drawn)
+    rows, shape = _rows(x), x.shape[1:]
+
+    def meta_batch(t):
+        example, _, labels = choose(_seed(seed, t))
+        chosen = rows(tf.gather(order, example))
+        chosen = tf.reshape(chosen, [*labels.shape, *shape])
+        return split_queries(chosen, labels, ways, queries)
+
+    return meta_batches(meta_batch, start)
+
+
+def from_directory(
+    folder: str | os.PathLike[str],
+    part: str = "train",
+    *,
+    image_size: int,
+    image_channels: int = 3,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **options,
+) -> tf.data.Dataset:
+    """Returns meta-batches of images in class folders, in 0 … 1.
+
+    Args:
+      folder: holds `<part>/<class>/<image>`, or is an archive that does.
+      part: "train", "validation" (folder `val`) or "test".
+      image_size: height and width to which images are resized.
+      image_channels: 3, or 1 for grey.
+      cache_dir: see `maml_tf.cache.cached`.
+      **options: those of `from_arrays`.
+
+    Raises:
+      DataError: if images are missing, too few or unreadable.
+    """
+    image_format = Format(image_size, image_channels)
+    data = load_class_folders(folder, part, image_format, cache_dir).data
+    labels = np.repeat(data.names, data.sizes)
+    return _scaled(from_arrays(data.images, labels, **options))
+
+
+def from_tfds(name: str, split: str = "train", **options) -> tf.data.Dataset:
+    """Returns meta-batches of a data set of TensorFlow Datasets.
+
+    It is one of (input, label) pairs and is read into memory. Images are
+    scaled to 0 … 1.
+
+    Args:
+      name: `"mnist"`, or another name that `tfds.load` takes.
+      split: such as "train".
+      **options: those of `from_arrays`.
+
+    Raises:
+      DataError: if there are too few classes, or examples of one.
+    """
+    import tensorflow_datasets as tfds
+
+    whole = tfds.load(name, split=split, as_supervised=True, batch_size=-1)
+    x, y = tfds.as_numpy(whole)
+    return _scaled(from_arrays(x, y, **options))
+
+
+def from_function(
+    draw: Callable[[tf.Tensor, tf.Tensor], MetaBatch],
+    seed: int = 0,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """Returns the meta-batches that a function draws, for regression say.
+
+    Args:
+      draw: maps the seed and t, int64 tensors, to
+        `((support_x, support_y, query_x), query_y)` with a leading task axis.
+        It draws with `tf.random.stateless_*` from these two alone.
+      seed: any number.
+      start: t of the first meta-batch.
+    """
+    seed = tf.constant(seed, tf.int64)
+    return meta_batches(lambda t: draw(seed, t), start)
+
+
+def _by_class(x, y):
+    """Returns examples, their order by class, and the classes and sizes."""
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y) or y.ndim != 1:
+        raise ValueError(
+            f"y: expected one label for each of the {len(x)} examples, found "
+            f"an array of shape {y.shape}."
+        )
+    if x.dtype.kind == "f":
+        x = x.astype(np.float32, copy=False)
+    names, sizes = np.unique(y, return_counts=True)
+    return x, np.argsort(y, kind="stable").astype(np.int32), names, sizes
+
+
+def _scaled(meta_batches):
+    """Scales uint8 images to 0 … 1."""
+
+    def scale(x):
+        return tf.cast(x, tf.float32) / 255 if x.dtype == tf.uint8 else x
+
+    return meta_batches.map(lambda x, y: ((scale(x[0]), x[1], scale(x[2])), y))
 
 
 def meta_batches(sampler: Sampler, start: int = 0) -> tf.data.Dataset:
@@ -363,19 +498,49 @@ def _different(seed, counts, most, drawn):
     return tf.math.top_k(keys, drawn).indices
 
 
-def _pixels(images):
-    """Returns the function from indices `[B, M]` to rows of pixels.
+def _chooser(starts, sizes, turns, drawn):
+    """Returns the function from a seed to what a meta-batch consists of.
+
+    Args:
+      starts: index of each class's first example.
+      sizes: how many examples each class has.
+      turns: as how many classes each of them counts.
+      drawn: tasks B, classes N of a task, and examples M of a class.
+
+    Returns:
+      A function to example indices, turns and labels, int32 `[B, N·M]` each,
+      class by class.
+    """
+    tasks, ways, examples = drawn
+    starts, sizes = np.int32(starts), np.int32(sizes)
+    counts = tf.fill([tasks], len(sizes) * turns)
+    labels = np.tile(np.repeat(np.arange(ways), examples), (tasks, 1))
+
+    def choose(seed):
+        seeds = tf.random.split(seed, 2)
+        chosen = _different(seeds[0], counts, len(sizes) * turns, ways)
+        size, start = (tf.gather(a, chosen // turns) for a in (sizes, starts))
+        example = _different(seeds[1], size, sizes.max(), examples)
+        example = tf.reshape(example + start[..., None], labels.shape)
+        turn = tf.repeat(chosen % turns, examples, axis=1)
+        return example, turn, tf.constant(labels, tf.int32)
+
+    return choose
+
+
+def _rows(array):
+    """Returns the function from indices `[B, M]` to rows `[B, M, …]`.
 
     It reads NumPy's memory: of mini-ImageNet's 0.8 GB, mapped from a file,
     `tf.constant` would make two copies.
     """
-    rows = images.reshape(len(images), -1)
+    rows = array.reshape(len(array), -1)
 
-    def pixels(chosen):
-        x = tf.numpy_function(rows.__getitem__, [chosen], tf.uint8, False)
+    def gather(chosen):
+        x = tf.numpy_function(rows.__getitem__, [chosen], array.dtype, False)
         return tf.ensure_shape(x, [*chosen.shape, rows.shape[1]])
 
-    return pixels
+    return gather
 
 
 def _turned(shape):

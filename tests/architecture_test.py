@@ -43,7 +43,7 @@ ARCHITECTURE = {
     "mini_imagenet": ("data", "PIL numpy tensorflow_datasets"),
     "mini_imagenet_tfds": ("data", "tensorflow_datasets"),
     "datasets": ("data", "PIL"),
-    "tasks": ("data", "numpy tensorflow"),
+    "tasks": ("data", "numpy tensorflow tensorflow_datasets"),
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),
     "legacy": ("learner", "keras numpy tensorflow"),

@@ -208,7 +208,7 @@ def test_pretrained_only_evaluates(tmp_path, capsys):
         ),
         (["--datasource=cifar"], "--datasource: expected one of"),
         (["--pretrained", *SINE], "expected a checkpoint"),
-        (["--shots=20"], "different images a class"),
+        (["--shots=20"], "different examples of a class"),
         (["--classes=25"], "different classes"),
     ],
 )

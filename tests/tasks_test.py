@@ -7,8 +7,10 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from maml_tf import omniglot, tasks
+from maml_tf.cache import DataError
 
 CLASSES = [4, 1, 6, 3, 0]
 PER_CLASS = 6
@@ -485,3 +487,128 @@ def test_first_image_of_each_class_becomes_the_query():
     )
     np.testing.assert_array_equal(query_y, [[0, 1]])
     np.testing.assert_array_equal(support_y, [[0, 0, 1, 1]])
+
+
+# Tasks of one's own data
+
+
+def own(**changes):
+    """Ten classes of 5 to 14 examples, which say class and number."""
+    sizes = np.arange(5, 15)
+    y = np.repeat([f"class{c}" for c in range(10)], sizes)
+    number = np.concatenate([np.arange(n) for n in sizes])
+    x = np.stack([np.repeat(np.arange(10), sizes), number], 1)
+    order = np.random.default_rng(0).permutation(len(y))
+    options = {"ways": 4, "shots": 2, "queries": 3, **changes}
+    return tasks.from_arrays(x[order].astype("float64"), y[order], **options)
+
+
+def first(dataset, count=1):
+    return [flat(element) for element in dataset.take(count)]
+
+
+def test_own_tasks_have_different_classes_and_examples():
+    for support_x, support_y, query_x, query_y in first(own(), 20):
+        assert support_x.shape == (4, 8, 2) and query_x.shape == (4, 12, 2)
+        assert support_x.dtype == np.float32
+        for task in range(4):
+            x = np.concatenate([support_x[task], query_x[task]])
+            y = np.concatenate([support_y[task], query_y[task]])
+            assert len({tuple(row) for row in x}) == 20
+            by_label = [set(x[y == label, 0]) for label in range(4)]
+            assert all(len(classes) == 1 for classes in by_label)
+            assert len(set.union(*by_label)) == 4
+            assert list(support_y[task]) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_own_tasks_reach_every_class_and_example():
+    seen = set()
+    for element in first(own(), 200):
+        seen |= {tuple(row) for x in element[::2] for row in x.reshape(-1, 2)}
+    assert len(seen) == sum(range(5, 15))
+
+
+def test_own_tasks_are_a_function_of_seed_and_t():
+    whole = first(own(), 5)
+    assert all(map(same, first(own(start=3), 2), whole[3:]))
+    assert not same(first(own(seed=1))[0], whole[0])
+    assert not same(whole[1], whole[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ways": 11}, "11 different classes \\(ways\\).* 10 are"),
+        ({"queries": 4}, "6 different examples.* 5 are available in class0"),
+    ],
+)
+def test_own_data_that_are_too_few_are_refused(options, message):
+    with pytest.raises(DataError, match=message):
+        own(**options)
+
+
+def test_labels_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"each of the 3 examples.*\(2,\)"):
+        tasks.from_arrays(np.zeros([3, 1]), [0, 1], ways=2, shots=1, queries=1)
+
+
+def test_integers_stay_integers():
+    x, y = np.arange(12).reshape(12, 1), np.repeat([0, 1], 6)
+    dataset = tasks.from_arrays(x, y, ways=2, shots=1, queries=1)
+    assert dataset.element_spec[0][0].dtype == tf.int64
+
+
+def test_tasks_of_a_directory(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "mine" / "val" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, [9, 9, 3], "uint8")
+            path = tmp_path / "mine" / "val" / name / f"{i}.png"
+            Image.fromarray(pixels).save(path)
+    dataset = tasks.from_directory(
+        tmp_path / "mine",
+        "validation",
+        image_size=8,
+        cache_dir=tmp_path / "cache",
+        ways=2,
+        shots=1,
+        queries=2,
+    )
+    [(support_x, support_y, query_x, _)] = first(dataset)
+    assert support_x.shape == (4, 2, 8, 8, 3) and query_x.shape[1] == 4
+    assert support_x.dtype == np.float32 and 0.5 < support_x.max() <= 1
+    np.testing.assert_array_equal(support_y[0], [0, 1])
+
+
+def test_tasks_of_tensorflow_datasets(monkeypatch):
+    x = np.full([6, 2, 2, 1], 255, np.uint8)
+    y = np.repeat([0, 1], 3)
+
+    def load(name, split, as_supervised, batch_size):
+        assert (name, split, as_supervised, batch_size) == (
+            "some_set",
+            "test",
+            True,
+            -1,
+        )
+        return tf.constant(x), tf.constant(y)
+
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "load", load)
+    dataset = tasks.from_tfds("some_set", "test", ways=2, shots=1, queries=2)
+    [(support_x, *_)] = first(dataset)
+    np.testing.assert_array_equal(support_x, np.ones([4, 2, 2, 2, 1]))
+
+
+def test_tasks_of_a_function():
+    def draw(seed, t):
+        x = tf.random.stateless_uniform([2, 6, 1], [seed, t])
+        return (x[:, :3], 2 * x[:, :3], x[:, 3:]), 2 * x[:, 3:]
+
+    whole = first(tasks.from_function(draw, seed=5), 4)
+    assert all(map(same, first(tasks.from_function(draw, 5, 2), 2), whole[2:]))
+    assert not same(whole[0], whole[1])
+    support_x, support_y, *_ = whole[0]
+    np.testing.assert_array_equal(support_y, 2 * support_x)

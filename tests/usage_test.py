@@ -112,7 +112,7 @@ def test_too_few_images_to_train_on_are_refused(project, capsys, tmp_path):
     line = "--datasource=miniimagenet", "--max_pool", "--update_batch_size=6"
     assert run(*line, f"--logdir={tmp_path / 'logs'}") == 1
     message = capsys.readouterr().err
-    assert "A task needs 21 different images a class" in message
+    assert "A task needs 21 different examples of a class" in message
     assert not (tmp_path / "logs").exists()
 
 
