@@ -24,6 +24,8 @@ from maml_tf import (
     models,
     omniglot,
     reptile,
+    samplers,
+    sinusoids,
     tasks,
 )
 from maml_tf import reptile_explain as explanations
@@ -147,7 +149,7 @@ def evaluation_tasks(
       cache.DataError: if images are missing or too few.
     """
     if not config.is_classification:
-        return tasks.sinusoid_sampler(
+        return sinusoids.sinusoid_sampler(
             meta_batch_size=group,
             shots=config.shots,
             queries=SINUSOID_QUERIES,
@@ -155,7 +157,7 @@ def evaluation_tasks(
             seed=_stream(config, stream),
         )
     sampler = _class_tasks(config, part, config.shots + 1, group, stream)
-    return lambda t: tasks.split_queries(*sampler(t), config.ways)
+    return lambda t: samplers.split_queries(*sampler(t), config.ways)
 
 
 def _class_tasks(config, part, shots, group, stream):
@@ -168,7 +170,7 @@ def _class_tasks(config, part, shots, group, stream):
         flags=("--classes", "--shots and --train-shots"),
     )
     drawings = config.datasource == "omniglot"
-    return tasks.class_sampler(
+    return samplers.class_sampler(
         data.images,
         data.starts[classes],
         data.sizes[classes],
@@ -197,7 +199,7 @@ def _image_classes(config, part):
 
 def _sinusoids(config, points, stream):
     def support(t):
-        drawn = tasks.sinusoids_at(
+        drawn = sinusoids.sinusoids_at(
             _stream(config, stream),
             t,
             config.meta_batch_size,
@@ -420,10 +422,10 @@ def sinusoid_panels(config: ReptileConfig) -> Iterator[dict]:
 
 
 def _panel(config, learner, title):
-    drawn = tasks.sinusoids_at(
+    drawn = sinusoids.sinusoids_at(
         _stream(config, 3), 0, 1, config.shots, SINUSOID_PHASES
     )
-    x = np.linspace(*tasks.INPUTS, 200, dtype=np.float32)[None, :, None]
+    x = np.linspace(*sinusoids.INPUTS, 200, dtype=np.float32)[None, :, None]
     after = learner((drawn.x, drawn.y, x))[0, :, 0]
     before = learner.network(x[0])[:, 0]
     truth = drawn.amplitude[:, None] * np.sin(x[..., 0] - drawn.phase[:, None])

@@ -18,6 +18,8 @@ from maml_tf import (
     losses,
     models,
     omniglot,
+    samplers,
+    sinusoids,
     tasks,
 )
 from maml_tf import explain as explanations
@@ -91,7 +93,7 @@ def build_learner(
     return learner
 
 
-def training_tasks(config: Config) -> tasks.Sampler:
+def training_tasks(config: Config) -> samplers.Sampler:
     """Returns the function from t to meta-batch t of training tasks.
 
     Raises:
@@ -100,12 +102,12 @@ def training_tasks(config: Config) -> tasks.Sampler:
     batch = {"meta_batch_size": config.meta_batch_size, "seed": config.seed}
     if config.is_classification:
         return _image_tasks(config, "train", TRAINING_TASKS, 5, **batch)
-    return tasks.sinusoid_sampler(
+    return sinusoids.sinusoid_sampler(
         shots=config.shots, oracle=config.is_oracle, **batch
     )
 
 
-def validation_tasks(config: Config) -> tasks.Sampler | None:
+def validation_tasks(config: Config) -> samplers.Sampler | None:
     """Returns held-out tasks as `training_tasks`; none for the sinusoid."""
     if not config.is_classification:
         return None
@@ -119,8 +121,8 @@ def test_tasks(config: Config) -> tf.data.Dataset:
     if config.is_classification:
         batches = tasks.meta_batches(_held_out_tasks(config, **batch))
         return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
-    drawn = tasks.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
-    whole = tasks.split_regression(drawn, config.shots, config.is_oracle)
+    drawn = sinusoids.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
+    whole = sinusoids.split_regression(drawn, config.shots, config.is_oracle)
     return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
 
 
@@ -134,7 +136,7 @@ def _image_tasks(config, part, length, list_seed, **batch):
     data, classes = _image_classes(config, part)
     needed = config.shots + config.queries
     check_enough(data, classes, ways=config.ways, images_needed=needed)
-    task_list = tasks.cached_task_list(
+    task_list = samplers.cached_task_list(
         config.cache_dir,
         data.starts[classes].tolist(),
         data.sizes[classes].tolist(),
@@ -144,7 +146,7 @@ def _image_tasks(config, part, length, list_seed, **batch):
         list_seed,
     )
     drawings = config.datasource == "omniglot"
-    return tasks.image_sampler(
+    return samplers.image_sampler(
         data.images,
         task_list,
         shots=config.shots,
@@ -352,13 +354,13 @@ def export(config: Config, prefix: str) -> None:
 
 def sinusoid_panel(config: Config, title: str) -> dict:
     """Returns a panel for `plots.plot_sinusoids`: the first test task."""
-    drawn = tasks.sinusoid_test_tasks(1, config.shots)
-    x = np.linspace(*tasks.INPUTS, 200, dtype=np.float32)[None, :, None]
+    drawn = sinusoids.sinusoid_test_tasks(1, config.shots)
+    x = np.linspace(*sinusoids.INPUTS, 200, dtype=np.float32)[None, :, None]
     with_grid = drawn._replace(
         x=np.concatenate([drawn.x[:, : config.shots], x], 1),
         y=np.concatenate([drawn.y[:, : config.shots], x], 1),
     )
-    (support_x, support_y, query_x), _ = tasks.split_regression(
+    (support_x, support_y, query_x), _ = sinusoids.split_regression(
         with_grid, config.shots, config.is_oracle
     )
     query = load_learner(config)((support_x, support_y, query_x)).query

@@ -43,6 +43,8 @@ ARCHITECTURE = {
     "mini_imagenet": ("data", "PIL numpy tensorflow_datasets"),
     "mini_imagenet_tfds": ("data", "tensorflow_datasets"),
     "datasets": ("data", "PIL"),
+    "samplers": ("data", "numpy tensorflow"),
+    "sinusoids": ("data", "numpy tensorflow"),
     "tasks": ("data", "numpy tensorflow tensorflow_datasets"),
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import losses, models, tasks
+from maml_tf import losses, models, sinusoids
 from maml_tf.meta_learners import MAML, JointTraining
 
 CASES = ["maml_a", "maml_a_init", "maml_d", "maml_h", "maml_i1"]
@@ -205,9 +205,9 @@ def test_ten_meta_updates(golden, float64):
     rng = np.random.RandomState(int(sequence["np_seed"]))
     before, after = [], []
     for _ in range(int(sequence["nsteps"])):
-        meta_batch = tasks.draw_sinusoids(rng, 4, 20)
+        meta_batch = sinusoids.draw_sinusoids(rng, 4, 20)
         data = tf.data.Dataset.from_tensors(
-            tasks.split_regression(meta_batch, 10)
+            sinusoids.split_regression(meta_batch, 10)
         )
         x, y = next(iter(data))
         predictions = case.learner(x)
