@@ -103,15 +103,16 @@ def unravel(vector: tf.Tensor, shapes: Sequence) -> list[tf.Tensor]:
 
 def draw_batches(
     seed: tf.Tensor,
+    tasks: int,
     examples: int,
     batch: int,
     steps: int,
     *,
     replacement: bool = False,
 ) -> tf.Tensor:
-    """Draws the mini-batches of one inner loop.
+    """Draws the mini-batches of each task's inner loop.
 
-    The support set is shuffled and dealt out in order; a batch that runs over
+    A support set is shuffled and dealt out in order; a batch that runs over
     its end goes on in a new shuffle, and may so hold an example twice. With
     `replacement` each batch is a sample of its own, of different examples.
 
@@ -119,13 +120,14 @@ def draw_batches(
 
     Args:
       seed: integers `[2]`.
+      tasks: B.
       examples: S.
       batch: b; at most S with `replacement`.
       steps: U.
       replacement: whether an example returns to the set after each batch.
 
     Returns:
-      Indices below S, int32 `[U, b]`.
+      Indices below S, int32 `[B, U, b]`.
 
     Raises:
       ValueError: if a batch with `replacement` is larger than the set.
@@ -136,12 +138,12 @@ def draw_batches(
             f"task, drawn with replacement, got {batch}."
         )
     rounds = steps if replacement else math.ceil(steps * batch / examples)
-    keys = tf.random.stateless_uniform([rounds, examples], seed)
+    keys = tf.random.stateless_uniform([tasks, rounds, examples], seed)
     order = tf.argsort(keys)
     if replacement:
-        return order[:, :batch]
-    dealt = tf.reshape(order, [-1])[: steps * batch]
-    return tf.reshape(dealt, [steps, batch])
+        return order[..., :batch]
+    dealt = tf.reshape(order, [tasks, -1])[:, : steps * batch]
+    return tf.reshape(dealt, [tasks, steps, batch])
 
 
 def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:

@@ -344,17 +344,14 @@ class Reptile(keras.Model):
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        examples = y.shape[1]
-        return tf.map_fn(
-            lambda seed: descent.draw_batches(
-                seed,
-                examples,
-                batch or examples,
-                steps,
-                replacement=self.replacement,
-            ),
-            tf.random.split(seed, sizes(y)[0]),
-            fn_output_signature=tf.int32,
+        tasks, examples = sizes(y)[0], y.shape[1]
+        return descent.draw_batches(
+            seed,
+            tasks,
+            examples,
+            batch or examples,
+            steps,
+            replacement=self.replacement,
         )
 
 

@@ -35,11 +35,13 @@ def test_batches_are_drawn_by_the_originals_rule(batch, steps, replacement):
     check = assert_samples if replacement else assert_dealt
     drawn = [
         descent.draw_batches(
-            tf.constant([seed, 2]), 15, batch, steps, replacement=replacement
+            tf.constant([seed, 2]), 2, 15, batch, steps, replacement=replacement
         ).numpy()
         for seed in (1, 1, 3)
     ]
-    check(drawn[0].tolist(), range(15))
+    for task in drawn[0]:
+        check(task.tolist(), range(15))
+    assert (drawn[0][0] != drawn[0][1]).any()
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
     path = SHARED / "golden" / "reptile_sampling.json"
@@ -47,12 +49,12 @@ def test_batches_are_drawn_by_the_originals_rule(batch, steps, replacement):
         pytest.skip(f"needs the original's own draws in {path}")
     name = f"mini_batches_15samples_bs{batch}_n{steps}_rep{int(replacement)}"
     original = json.loads(path.read_text())[name]
-    assert np.shape(original) == drawn[0].shape
+    assert np.shape(original) == drawn[0][0].shape
     check(original, [f"s{i}" for i in range(15)])
 
 
 def test_every_example_is_drawn_about_as_often():
-    batches = descent.draw_batches(tf.constant([1, 2]), 15, 10, 300)
+    batches = descent.draw_batches(tf.constant([1, 2]), 1, 15, 10, 300)
     counts = collections.Counter(batches.numpy().ravel().tolist())
     assert set(counts.values()) == {200}
 
@@ -66,7 +68,7 @@ def test_tail_is_the_first_of_each_class():
 
 def test_refuses_what_a_task_has_not():
     with pytest.raises(ValueError, match="at most the 3 examples"):
-        descent.draw_batches(tf.constant([1, 2]), 3, 4, 1, replacement=True)
+        descent.draw_batches(tf.constant([1, 2]), 1, 3, 4, 1, replacement=True)
     with pytest.raises(ValueError, match="fewer than the 4 examples"):
         descent.split_tail(tf.constant([0, 1, 0, 1]), ways=2, shots=2)
 
