@@ -1,6 +1,7 @@
 """Runs one Reptile configuration: builds, trains, resumes and evaluates."""
 
 import csv
+import functools
 import math
 import os
 import sys
@@ -183,8 +184,11 @@ def _class_tasks(config, part, shots, group, stream):
     )
 
 
+@functools.lru_cache(maxsize=len(PARTS))
 def _image_classes(config, part):
     """Returns images in classes, and the indices of a part's classes.
+
+    Training, its curve and the evaluation share them.
 
     Drawings are not inverted here: paper is 1 and ink 0.
     """
