@@ -1,5 +1,7 @@
 """Says in words what a configuration computes."""
 
+import dataclasses
+
 import keras
 
 from maml_tf import models
@@ -28,6 +30,7 @@ def header(config: Config, network: keras.Model, engine: Choice) -> str:
 def explain(config: Config, network: keras.Model, engine: Choice) -> str:
     """Returns what the flags mean, one fact a line."""
     adapted = sum(v.shape.num_elements() for v in models.fast_weights(network))
+    tested = dataclasses.replace(config, train=False)
     return "\n".join(
         [
             header(config, network, engine),
@@ -41,7 +44,7 @@ def explain(config: Config, network: keras.Model, engine: Choice) -> str:
             _clipping(config),
             f"Evaluation: {EVALUATION_TASKS} tasks, steps 0 … "
             f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
-            f"on the support set; {config.shots} queries a class; intervals "
+            f"on the support set; {tested.queries} queries a class; intervals "
             "are ±1.96 · std / √600.",
         ]
     )

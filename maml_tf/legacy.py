@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import descent, models
+from maml_tf import descent, files, models
 from maml_tf.checkpoints import CheckpointError
 
 PARTS = (".data-00000-of-00001", ".index")  # the index completes it
@@ -87,7 +87,8 @@ def restore(prefix: str | os.PathLike[str], learner: keras.Model) -> int:
 def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
     """Writes a checkpoint as the original program would.
 
-    The files are written beside and renamed, the index last.
+    The files are written beside and renamed, the index last; then the
+    folder's file `checkpoint` names it as the latest.
 
     Args:
       prefix: of the checkpoint's files.
@@ -114,6 +115,9 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
         )
         for part in PARTS:
             os.replace(path + part, f"{prefix}{part}")
+    # Where the originals look for the latest checkpoint.
+    with files.replacing(prefix.with_name("checkpoint")) as file:
+        file.write(f'model_checkpoint_path: "{prefix.name}"\n'.encode())
 
 
 def _weights(network) -> Iterator[tuple[str, keras.Variable]]:

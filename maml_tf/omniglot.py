@@ -58,7 +58,8 @@ def load_omniglot(
     1. `data_dir/omniglot_resized/<alphabet>/<character>/*.png`, 28 x 28, the
        tree that cbfinn/maml prepares;
     2. `data_dir/omniglot/images_background` and `images_evaluation`, the
-       released archives (`.zip`) or the folders in them, 105 x 105;
+       released archives (`.zip`) or the folders in them, 105 x 105, or all
+       their alphabets in `data_dir/omniglot`, as supervised-reptile has them;
     3. `omniglot` of TensorFlow Datasets, which downloads it if it can.
 
     Source: Lake et al. 2015; binary 28 x 28 images as in Finn et al. 2017.
@@ -139,7 +140,9 @@ def _find_roots(data_dir: Path) -> tuple[list[Path], int]:
         choices = (released / f"{name}.zip", released / name)
         found.append(next((path for path in choices if path.exists()), None))
     if not any(found):
-        return [], _RELEASED_SIDE
+        # supervised-reptile puts the alphabets of both side by side.
+        unpacked = any(released.glob("*/*/*.png"))
+        return [released] * unpacked, _RELEASED_SIDE
     if None in found:
         raise DataError(
             f"Half of Omniglot is missing in {released}: expected "

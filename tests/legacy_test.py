@@ -138,8 +138,11 @@ def test_released_checkpoint_is_written_as_it_was(released, tmp_path):
     legacy.save(tmp_path / RELEASED, maml(legacy.load(released).network))
     assert_same(tensors(tmp_path / RELEASED), tensors(released))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        RELEASED + part for part in legacy.PARTS
+        "checkpoint",
+        *(RELEASED + part for part in legacy.PARTS),
     ]
+    latest = tf.train.latest_checkpoint(str(tmp_path))
+    assert latest == str(tmp_path / RELEASED)
 
 
 def test_the_index_may_be_named(released):

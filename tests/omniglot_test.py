@@ -151,7 +151,14 @@ def test_images_are_28_by_28_with_ink_one(data_dir):
     np.testing.assert_array_equal(data.images[5, ..., 0], ~paper)
 
 
-@pytest.mark.parametrize("write", [write_prepared, write_unpacked])
+def write_side_by_side(data_dir):
+    for names in HALVES.values():
+        write_tree(data_dir / "omniglot", drawings(names))
+
+
+@pytest.mark.parametrize(
+    "write", [write_prepared, write_unpacked, write_side_by_side]
+)
 def test_trees_equal_the_archives(write, data_dir, tmp_path):
     write_archives(tmp_path / "archives" / "data")
     write(data_dir)
