@@ -1,7 +1,23 @@
-"""How every program ends: a status, and one line for wrong input."""
+"""What the programs share: settings from flags, and how a program ends."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
+    """Returns the fields of settings: given by flags, or told, or defaults.
+
+    Args:
+      kind: a subclass of `settings.Settings`.
+      values: absl's flags by name.
+      told: fields known from elsewhere, for flags that are not given.
+    """
+    flags = {f: values[kind.flag_name(f)] for f in kind.__dataclass_fields__}
+    return {
+        field: flag.value if flag.present else told.get(field, flag.value)
+        for field, flag in flags.items()
+    }
 
 
 def guarded(program: str, action: Callable[[], None]) -> int:

@@ -9,7 +9,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -58,6 +58,26 @@ def load(prefix: str | os.PathLike[str], *, max_pool: bool = False) -> Legacy:
     _assign(prefix, tensors, dict(_weights(network)))
     words = ", ".join(f"{name} {value}" for name, value in arguments.items())
     return Legacy(network, f"{network.name}, {words}", _iteration(prefix))
+
+
+def settings(prefix: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what a checkpoint's tensors tell of a run's settings.
+
+    The names are fields of `config.Config` and `ReptileConfig`.
+
+    Args:
+      prefix: of the checkpoint's files.
+
+    Raises:
+      CheckpointError: see `load`.
+    """
+    shapes = {name: tensor.shape for name, tensor in _read(prefix).items()}
+    builder, arguments = _architecture(prefix, shapes, max_pool=False)
+    told = dict(_SETTINGS[builder.__name__])
+    if arguments.get("inputs") == 3:
+        told["baseline"] = "oracle"
+    names = {"ways": "ways", "filters": "num_filters", "norm": "norm"}
+    return told | {names[a]: v for a, v in arguments.items() if a in names}
 
 
 def restore(prefix: str | os.PathLike[str], learner: keras.Model) -> int:
@@ -167,6 +187,16 @@ _NAMES = {
     "mini_imagenet_conv": _maml_conv,
     "reptile_omniglot_conv": _reptile,
     "reptile_mini_imagenet_conv": _reptile,
+}
+
+
+_SETTINGS = {
+    "sinusoid_mlp": {"datasource": "sinusoid"},
+    "omniglot_mlp": {"datasource": "omniglot", "conv": False},
+    "omniglot_conv": {"datasource": "omniglot"},
+    "mini_imagenet_conv": {"datasource": "miniimagenet", "max_pool": True},
+    "reptile_omniglot_conv": {"datasource": "omniglot"},
+    "reptile_mini_imagenet_conv": {"datasource": "miniimagenet"},
 }
 
 

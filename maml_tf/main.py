@@ -132,13 +132,18 @@ flags.DEFINE_bool(
 def config_from_flags(values: flags.FlagValues) -> Config:
     """Returns the settings that parsed flags describe.
 
+    Where flags are not given, an imported checkpoint tells the network.
+
     Raises:
       ConfigError: if they make no sense.
+      checkpoints.CheckpointError: if there is no such checkpoint.
     """
-    fields = {
-        field: values[Config.flag_name(field)].value
-        for field in Config.__dataclass_fields__
-    }
+    told = {}
+    if prefix := values["import_checkpoint"].value:
+        from maml_tf import legacy
+
+        told = legacy.settings(prefix)
+    fields = command_line.fields(Config, values, told)
     if fields["baseline"] == "None":
         fields["baseline"] = None
     return Config(**fields)

@@ -131,12 +131,18 @@ def _parse(arguments):
 def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     """Returns the settings that parsed flags describe.
 
+    Where flags are not given, an imported checkpoint tells the network.
+
     Raises:
       ConfigError: if they make no sense.
+      checkpoints.CheckpointError: if there is no such checkpoint.
     """
-    return ReptileConfig(
-        **{f: values[ReptileConfig.flag_name(f)].value for f in _defaults()}
-    )
+    told = {}
+    if prefix := values["import_checkpoint"].value:
+        from maml_tf import legacy
+
+        told = legacy.settings(prefix)
+    return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
 
 def help_text() -> str:
@@ -176,8 +182,8 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments):
     values = parse(arguments)
-    config = config_from_flags(values)
     use_threads()
+    config = config_from_flags(values)
     # TensorFlow takes seconds to import: bad flags need not wait for it.
     from maml_tf import datasets, reptile_train
 

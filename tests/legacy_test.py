@@ -145,6 +145,42 @@ def test_released_checkpoint_is_written_as_it_was(released, tmp_path):
     assert latest == str(tmp_path / RELEASED)
 
 
+def test_released_checkpoint_tells_the_settings(released):
+    assert legacy.settings(released) == {
+        "datasource": "miniimagenet",
+        "max_pool": True,
+        "ways": 5,
+        "num_filters": 32,
+        "norm": "batch_norm",
+    }
+
+
+@pytest.mark.parametrize(
+    "builder, arguments, told",
+    [
+        (models.sinusoid_mlp, (3, "layer_norm"), {"baseline": "oracle"}),
+        (models.omniglot_mlp, (7,), {"conv": False, "ways": 7}),
+        (models.omniglot_conv, (6, 8), {"num_filters": 8, "ways": 6}),
+    ],
+)
+def test_settings_are_told(builder, arguments, told, tmp_path):
+    network = builder(*arguments)
+    legacy.save(tmp_path / "model1", maml(network))
+    found = legacy.settings(tmp_path / "model1")
+    assert found.items() >= told.items()
+    assert found["datasource"] in network.name
+
+
+@pytest.mark.parametrize(
+    "builder, source",
+    [*zip(REPTILE_NETWORKS, ("omniglot", "miniimagenet"), strict=True)],
+)
+def test_reptiles_settings_are_told(builder, source, tmp_path):
+    legacy.save(tmp_path / "model.ckpt-1", reptile(builder(4)))
+    told = {"datasource": source, "ways": 4}
+    assert legacy.settings(tmp_path / "model.ckpt-1") == told
+
+
 def test_the_index_may_be_named(released):
     assert legacy.load(f"{released}.index").iteration == 59000
 

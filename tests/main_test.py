@@ -608,6 +608,15 @@ def test_refuses_a_legacy_checkpoint_of_another_network(
     assert "model/Variable (1, 40), expected (3, 40)" in message
 
 
+def test_an_imported_checkpoint_tells_the_network(exported, tmp_path):
+    where = f"--logdir={tmp_path}", f"--import_checkpoint={exported}"
+    assert config(*where).norm == "None"
+    assert config(*where).datasource == "sinusoid"
+    assert config(*where, "--norm=layer_norm").norm == "layer_norm"
+    assert run(*where, "--train=False") == 0
+    assert curve(tmp_path).startswith("update0")
+
+
 def test_refuses_a_legacy_checkpoint_that_is_not_there(capsys, tmp_path):
     prefix = tmp_path / "nothing"
     line = *META, f"--import_checkpoint={prefix}"
