@@ -95,12 +95,12 @@ def restore(prefix: str | os.PathLike[str], learner: keras.Model) -> int:
         architecture.
     """
     tensors = _read(prefix)
-    _assign(prefix, tensors, dict(_weights(learner.network)))
-    if learner.inner_variables and "beta2_power" in tensors:
-        for variable, value in zip(
-            learner.inner_variables, _inner_state(tensors, learner), strict=True
-        ):
-            variable.assign(value)
+    weights = dict(_weights(learner.network))
+    inner = learner.inner_variables if "beta2_power" in tensors else []
+    values = _inner_state(prefix, tensors, weights) if inner else []
+    _assign(prefix, tensors, weights)
+    for variable, value in zip(inner, values, strict=True):
+        variable.assign(value)
     return _iteration(prefix)
 
 
@@ -268,13 +268,18 @@ def _assign(prefix, tensors, variables):
         for name, tensor in tensors.items()
         if not _is_left_out(name)
     }
+    _require(prefix, expected, found)
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def _require(prefix, expected, found):
+    """Refuses tensors of other names or shapes than expected."""
     if found != expected:
         raise CheckpointError(
             f"{prefix} is of another architecture: expected {len(expected)} "
             f"tensors, found {len(found)}.{_differences(expected, found)}"
         )
-    for name, variable in variables.items():
-        variable.assign(tensors[name])
 
 
 def _differences(expected, found):
@@ -311,18 +316,19 @@ def _unused(network):
     }
 
 
-def _inner_state(tensors, learner):
+def _inner_state(prefix, tensors, weights):
     """Returns what Adam remembers, as `learner.inner_variables` holds it.
 
     The original's powers are those of the next step, ours of the last.
     """
     power = tensors["beta2_power"] / np.float32(_BETA_2)
-    names = [name for name, _ in _weights(learner.network)]
-    m, v = (
-        np.concatenate([tensors[f"{name}/{slot}"].ravel() for name in names])
-        for slot in _SLOTS
-    )
-    return float(power >= 1), power, m, v
+    vectors = []
+    for slot in _SLOTS:
+        shapes = {f"{n}/{slot}": tuple(v.shape) for n, v in weights.items()}
+        found = {n: tensors[n].shape for n in shapes if n in tensors}
+        _require(prefix, shapes, found)
+        vectors.append(np.concatenate([tensors[n].ravel() for n in shapes]))
+    return [float(power >= 1), power, *vectors]
 
 
 def _slots(learner):

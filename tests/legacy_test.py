@@ -276,6 +276,20 @@ def test_slots_are_where_the_original_has_them(golden, tmp_path):
         np.testing.assert_array_equal(slot, np.float32(expected))
 
 
+def test_slots_that_are_missing_are_named_and_nothing_is_set(tmp_path):
+    prefix = tmp_path / "model.ckpt-2"
+    legacy.save(prefix, reptile(models.reptile_omniglot_conv(5)))
+    values = tensors(prefix)
+    del values["dense/kernel/Adam_1"]
+    write(prefix, values)
+    learner = reptile(models.reptile_omniglot_conv(5))
+    shuffle(learner.inner_state.slots)
+    before = [v.numpy() for v in learner.inner_variables]
+    assert "1 missing: dense/kernel/Adam_1" in refused(prefix, learner)
+    for ours, theirs in zip(learner.inner_variables, before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_run_that_has_not_begun_has_the_first_powers(tmp_path):
     learner = reptile(models.reptile_omniglot_conv(5))
     legacy.save(tmp_path / "model.ckpt-0", learner)
