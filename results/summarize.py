@@ -125,38 +125,6 @@ def reptile_table():
     print_table(["run", "tasks", "training classes", "test", "paper"], rows)
 
 
-GRADIENTS = {
-    "g1": "g₁",
-    "g2": "g₂",
-    "half_g1_g2": "½ (g₁ + g₂)",
-    "g1_g2": "g₁ + g₂",
-    "g3": "g₃",
-    "third_g1_g2_g3": "⅓ (g₁ + g₂ + g₃)",
-    "g1_g2_g3": "g₁ + g₂ + g₃",
-    "g4": "g₄",
-    "fourth_g1_g2_g3_g4": "¼ (g₁ + … + g₄)",
-    "g1_g2_g3_g4": "g₁ + … + g₄",
-}
-
-
-def gradient_table(window=40):
-    """Prints and draws what combinations of inner gradients reach."""
-    folder, rows, curves = HERE / "reptile" / "gradients", [], {}
-    for name, label in GRADIENTS.items():
-        with open(folder / f"{name}.csv", newline="") as file:
-            parts = {row["classes"]: row for row in csv.DictReader(file)}
-        rows.append([label, *(_interval(parts[p], 100) for p in parts)])
-        curve = np.genfromtxt(
-            folder / f"{name}_curve.csv", delimiter=",", names=True
-        )
-        mean = np.convolve(curve["test"], np.ones(window) / window, "valid")
-        curves[label] = curve["iteration"][window - 1 :], 100 * mean
-    print("\nInner gradients combined, Omniglot 5-way 5-shot, accuracy in %\n")
-    print_table(["meta-step along", "training classes", "test"], rows)
-    path = HERE / "reptile" / "gradients.png"
-    plots.plot_training(curves, path, "accuracy on test classes, %")
-
-
 def _interval(row, scale):
     if row is None:
         return ""
@@ -170,4 +138,3 @@ if __name__ == "__main__":
     early_table()
     validation_figure()
     reptile_table()
-    gradient_table()
