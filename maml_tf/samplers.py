@@ -248,7 +248,7 @@ def chooser(
 
 
 def rows_of(array: np.ndarray) -> Callable:
-    """Returns the function from indices `[B, M]` to rows `[B, M, …]`.
+    """Returns the function from indices `[B, M]` to rows, raveled `[B, M, D]`.
 
     It reads NumPy's memory: of mini-ImageNet's 0.8 GB, mapped from a file,
     `tf.constant` would make two copies.

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from command_lines import parse, run
 
 from maml_tf import callbacks, checkpoints, main, omniglot, train
 
@@ -55,18 +56,6 @@ def no_network(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(omniglot, "_tfds_rows", fail)
-
-
-def parse(*arguments):
-    """Parses into the global flags and returns what is left."""
-    for flag in flags.FLAGS.flags_by_module_dict()["maml_tf.main"]:
-        flag.unparse()
-    flags.FLAGS.unparse_flags()
-    return flags.FLAGS(["maml-tf", *map(str, arguments)])
-
-
-def run(*arguments):
-    return main.main(parse(*arguments))
 
 
 def config(*arguments):

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta_batches import flat, same
 
 from maml_tf import omniglot, samplers, sinusoids, tasks
 
@@ -54,16 +55,8 @@ def sinusoid_sampler(seed=0):
     )
 
 
-def flat(meta_batch):
-    return [tensor.numpy() for tensor in tf.nest.flatten(meta_batch)]
-
-
 def at(sampler, t):
     return flat(sampler(tf.constant(t, tf.int64)))
-
-
-def same(left, right):
-    return all(map(np.array_equal, left, right))
 
 
 def drawn(t):

@@ -3,18 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta_batches import flat, same
 from PIL import Image
 
 from maml_tf import tasks
 from maml_tf.cache import DataError
-
-
-def flat(meta_batch):
-    return [tensor.numpy() for tensor in tf.nest.flatten(meta_batch)]
-
-
-def same(left, right):
-    return all(map(np.array_equal, left, right))
 
 
 def own(**changes):

@@ -10,11 +10,11 @@ import shlex
 import mini_imagenet_files
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
+from command_lines import run
 from PIL import Image
 
-from maml_tf import main, mini_imagenet, omniglot, train
+from maml_tf import mini_imagenet, omniglot, train
 
 CLASSES, DRAWINGS = 1230, 2
 PHOTOS = 20
@@ -58,13 +58,6 @@ def short(project, monkeypatch):
     monkeypatch.setattr(omniglot, "load_omniglot", load)
     with flagsaver.flagsaver():
         yield
-
-
-def run(*arguments):
-    for flag in flags.FLAGS.flags_by_module_dict()["maml_tf.main"]:
-        flag.unparse()
-    flags.FLAGS.unparse_flags()
-    return main.main(flags.FLAGS(["maml-tf", *arguments]))
 
 
 @pytest.mark.parametrize("line", USAGE)
