@@ -36,7 +36,7 @@ class Peer:
             inner_lr=workload.inner_lr,
             inner_steps=workload.inner_steps,
             first_order=workload.first_order,
-            adapted=models.fast_weights(network),
+            adapt="fast_weights",
             block=workload.steps_per_call,
         )
 
@@ -92,4 +92,4 @@ def build_network(workload):
 def _loss(workload):
     if workload.is_regression:
         return losses.mean_squared_error
-    return losses.cross_entropy(workload.shots)
+    return losses.CrossEntropy(workload.shots)

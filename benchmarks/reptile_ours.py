@@ -21,7 +21,7 @@ class Peer(ours.Peer):
         """Returns the meta-learner, with the mini-batches that peers take."""
         learner = maml_tf.Reptile(
             network,
-            maml_tf.adam(self.workload.inner_lr),
+            maml_tf.inner_optimizers.Adam(self.workload.inner_lr),
             inner_steps=self.workload.inner_steps,
         )
         batches = tf.constant(self.workload.batches(), tf.int32)

@@ -1,19 +1,26 @@
 """Meta-learning by gradient descent, in TensorFlow 2 and Keras 3."""
 
-from maml_tf.adaptation import Adaptation, adapt
-from maml_tf.inner_optimizers import adam, sgd
+from maml_tf import inner_optimizers, losses, models, tasks
+from maml_tf.adaptation import Adaptation, adapt, gradient_descent
 from maml_tf.meta_learners import MAML, JointTraining, Predictions
 from maml_tf.reptile import FOML, Reptile
+from maml_tf.variants import ANIL, MAMLPlusPlus, MetaSGD
 
 __all__ = [
+    "ANIL",
     "FOML",
     "MAML",
     "Adaptation",
     "JointTraining",
+    "MAMLPlusPlus",
+    "MetaSGD",
     "Predictions",
     "Reptile",
-    "adam",
     "adapt",
-    "sgd",
+    "gradient_descent",
+    "inner_optimizers",
+    "losses",
+    "models",
+    "tasks",
 ]
 __version__ = "0.1.0"

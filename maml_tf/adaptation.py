@@ -10,6 +10,8 @@ from maml_tf.tied import Tied, own, untie
 
 Parameters = Sequence[tf.Tensor | Tied]
 ApplyFn = Callable[[Parameters, tf.Tensor], tf.Tensor]
+Update = Callable[[list[tf.Tensor], list[tf.Tensor], int], list[tf.Tensor]]
+"""Maps parameters, their gradients and the step u to the next parameters."""
 
 
 class Adaptation(NamedTuple):
@@ -26,6 +28,16 @@ class Adaptation(NamedTuple):
     support: tuple[tf.Tensor, ...]
 
 
+def gradient_descent(inner_lr: float) -> Update:
+    """Returns the inner update of MAML, φ ← φ − α ∇_φ L, with a fixed α."""
+
+    def update(phi, gradients, u):
+        del u
+        return [p - inner_lr * g for p, g in zip(phi, gradients, strict=True)]
+
+    return update
+
+
 def adapt(
     apply_fn: ApplyFn,
     loss_fn: TaskLoss,
@@ -33,7 +45,7 @@ def adapt(
     support_x: tf.Tensor,
     support_y: tf.Tensor,
     *,
-    inner_lr: float,
+    update: Update,
     inner_steps: int,
     first_order: bool = False,
 ) -> Adaptation:
@@ -41,11 +53,12 @@ def adapt(
 
     Repeats, for u = 0, …, U − 1, starting at φ₀ = θ:
 
-        φᵤ₊₁ = φᵤ − α ∇_φ L(f_φ(support_x), support_y)
+        φᵤ₊₁ = update(φᵤ, ∇_φ L(f_φ(support_x), support_y), u)
 
-    Every step is differentiable in θ, so a gradient taken through φ_U is the
-    second-order meta-gradient. With `first_order=True` the inner gradients are
-    constants and dφ_U/dθ = I.
+    With `gradient_descent(α)` that is φᵤ₊₁ = φᵤ − α ∇_φ L. Every step is
+    differentiable in θ, so a gradient taken through φ_U is the second-order
+    meta-gradient. With `first_order=True` the inner gradients are constants
+    and dφ_U/dθ = I.
 
     One task or many: if every parameter, the support set and the loss carry a
     leading task axis, all tasks are adapted at once. Tasks do not interact, so
@@ -59,12 +72,12 @@ def adapt(
       theta: the parameters to adapt.
       support_x: inputs `[..., S, *features]`.
       support_y: targets `[..., S, *outputs]`.
-      inner_lr: α, the step size.
+      update: makes an inner step.
       inner_steps: U ≥ 0.
       first_order: whether the inner gradients are constants.
     """
     trajectory, predictions = [theta], []
-    for _ in range(inner_steps):
+    for u in range(inner_steps):
         phi = trajectory[-1]
         sources = [own(p) for p in phi]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -76,6 +89,5 @@ def adapt(
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        pairs = zip(map(untie, phi), gradients, strict=True)
-        trajectory.append([p - inner_lr * g for p, g in pairs])
+        trajectory.append(update([untie(p) for p in phi], gradients, u))
     return Adaptation(tuple(trajectory), tuple(predictions))

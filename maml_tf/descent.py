@@ -61,7 +61,9 @@ def descend(
 
     def step(i, phi, state, total):
         chosen = batches[..., i, :]
-        x, y = (tf.gather(part, chosen, batch_dims=axis) for part in support)
+        x, y = tf.nest.map_structure(
+            lambda part: tf.gather(part, chosen, batch_dims=axis), support
+        )
         if weight_decay != 1:
             phi *= weight_decay
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -6,6 +6,7 @@ larger, and cheaper to start. *Looped* runs one task by Keras's own layers,
 which is faster where one task fills the caches, and runs any Keras model.
 """
 
+import warnings
 from typing import NamedTuple
 
 import keras
@@ -38,6 +39,44 @@ class Choice(NamedTuple):
     group: int | None
 
 
+class Plan(NamedTuple):
+    """How a network runs, layer by layer; as text, a table.
+
+    Attributes:
+      choice: the engine, or `None` if the sizes of the tasks will decide.
+      layers: of each its name and class, and why it cannot run stacked:
+        nothing if it can.
+    """
+
+    choice: Choice | None
+    layers: tuple[tuple[str, str, str], ...]
+
+    def __str__(self):
+        if self.choice:
+            title = f"{self.choice.engine}: {self.choice.reason}"
+        else:
+            title = "stacked or looped: the sizes of the tasks decide"
+        width = max(len(name) for name, *_ in self.layers)
+        return "\n".join(
+            [title]
+            + [
+                f"  {name:{width}}  {kind:22}  {reasons or 'stacked'}"
+                for name, kind, reasons in self.layers
+            ]
+        )
+
+
+def plan(choice: Choice | None, network: keras.Model) -> Plan:
+    """Returns which layers of a network can run stacked."""
+    return Plan(
+        choice,
+        tuple(
+            (layer.name, type(layer).__name__, "; ".join(reasons))
+            for layer, reasons in stacked.layers(network)
+        ),
+    )
+
+
 def choose(engine: str, network: keras.Model) -> Choice | None:
     """Returns the engine of a network, or `None` if the sizes decide.
 
@@ -53,7 +92,14 @@ def choose(engine: str, network: keras.Model) -> Choice | None:
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")
     if engine != "auto":
         return Choice(engine, "as asked for", _GROUP[engine])
-    return Choice("looped", "; ".join(reasons), 1) if reasons else None
+    if not reasons:
+        return None
+    warnings.warn(
+        f"The tasks of {network.name!r} run one after another: "
+        f"{'; '.join(reasons)}. With engine='looped' nothing is said.",
+        stacklevel=3,
+    )
+    return Choice("looped", "; ".join(reasons), 1)
 
 
 def choose_by_size(
@@ -74,7 +120,7 @@ def choose_by_size(
     Args:
       network: a network that can be stacked.
       variables: those that the inner loop adapts.
-      support_x: inputs `[B, S, …]`.
+      support_x: inputs `[B, S, …]`, nested as the network takes them.
       query_x: inputs `[B, T, …]`.
       inner_steps: U.
       first_order: whether inner gradients are constants.
@@ -83,7 +129,7 @@ def choose_by_size(
     support, query = (
         _pass_bytes(apply_fn, variables, x) for x in (support_x, query_x)
     )
-    tasks = support_x.shape[0]
+    tasks = tf.nest.flatten(support_x)[0].shape[0]
     if None in (support, query, tasks):
         return Choice("stacked", "sizes are not known", None)
     passes = min(inner_steps, 1) if first_order else inner_steps
@@ -106,7 +152,9 @@ def _largest_divisor(number, limit):
 def _pass_bytes(apply_fn, variables, x):
     """Returns the bytes of the floats that one task's pass computes."""
     like = [tf.TensorSpec([1, *v.shape], v.dtype) for v in variables]
-    task = tf.TensorSpec([1, *x.shape[1:]], x.dtype)
+    task = tf.nest.map_structure(
+        lambda part: tf.TensorSpec([1, *part.shape[1:]], part.dtype), x
+    )
     function = tf.function(apply_fn, autograph=False)
     graph = function.get_concrete_function(like, task).graph
     sizes = [

@@ -1,7 +1,7 @@
 """Any built Keras model as a function of its parameters, one task at a time."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -48,6 +48,20 @@ def one_task(
     Raises:
       ValueError: if the model is not built.
     """
+    apply_fn = with_penalty(model, variables, seed)
+    return lambda parameters, x: apply_fn(parameters, x)[0]
+
+
+def with_penalty(
+    model: keras.Model, variables: Sequence, seed: tf.Tensor | None = None
+) -> Callable[[Sequence, tf.Tensor], tuple]:
+    """Returns what `one_task` does, with the model's own losses beside it.
+
+    The function returns pairs of the prediction and the sum of what the model
+    adds to any loss, at the parameters given: weight and activity regularisers
+    and `add_loss`, in the type `keras.config.floatx()`. It is zero for a model
+    without.
+    """
     require_built(model)
     calls = itertools.count()
     generators = [v for v in model.variables if "seed_generator" in v.path]
@@ -62,12 +76,49 @@ def one_task(
         if seed is not None:
             states = _states(seed, next(calls), len(generators))
             mapping += zip(generators, states, strict=True)
-        with exact.operations(), keras.StatelessScope(mapping) as scope:
+        with (
+            exact.operations(),
+            keras.StatelessScope(mapping, collect_losses=True) as scope,
+        ):
             prediction = model(x, training=True)
+            penalty = _sum(model.losses)
         _require_no_memory(model, scope.state_mapping.keys() - free)
-        return prediction
+        return prediction, penalty
 
     return apply_fn
+
+
+def output_spec(model: keras.Model, x):
+    """Returns the specification of what a model predicts for one task.
+
+    Args:
+      model: a built Keras model.
+      x: inputs of several tasks, `[B, n, …]`.
+
+    Raises:
+      ValueError: if the prediction's shape depends on the inputs' values.
+    """
+    task = tf.nest.map_structure(
+        lambda part: keras.KerasTensor(part.shape[1:], part.dtype), x
+    )
+    known = all(part.shape.is_fully_defined() for part in tf.nest.flatten(x))
+
+    def spec(prediction):
+        if known and None in prediction.shape:
+            raise ValueError(
+                f"The model {model.name!r} predicts the shape "
+                f"{prediction.shape} for inputs of known shape. Shapes must "
+                "not depend on values: mask examples in place of leaving them "
+                "out."
+            )
+        return tf.TensorSpec(prediction.shape, prediction.dtype)
+
+    return tf.nest.map_structure(spec, model.compute_output_spec(task))
+
+
+def _sum(losses):
+    dtype = keras.config.floatx()
+    return tf.add_n([tf.zeros([], dtype), *(tf.cast(x, dtype) for x in losses)])
 
 
 def _states(seed, call, generators):

@@ -1,14 +1,17 @@
-"""Optimizers of an inner loop, with explicit state: pairs (init, update).
+"""Optimizers of an inner loop, with explicit state.
 
 Parameters are one vector, of one task or of several. What an optimizer
 remembers is passed in and returned, so whether it forgets from task to task is
 the caller's choice.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import NamedTuple, Protocol
 
+import keras
 import tensorflow as tf
+
+_register = keras.saving.register_keras_serializable("maml_tf")
 
 
 class State(NamedTuple):
@@ -23,34 +26,47 @@ class State(NamedTuple):
     slots: tuple[tf.Tensor, ...] = ()
 
 
-class InnerOptimizer(NamedTuple):
-    """An optimizer as two functions.
+class InnerOptimizer(Protocol):
+    """What an inner optimizer can do: two functions without side effects."""
 
-    Attributes:
-      init: maps parameters to the state in which nothing is remembered.
-      update: maps (gradient, state, parameters) to new parameters and state.
+    def init(self, parameters: tf.Tensor) -> State:
+        """Returns the state in which nothing is remembered."""
+
+    def update(
+        self, gradient: tf.Tensor, state: State, parameters: tf.Tensor
+    ) -> tuple[tf.Tensor, State]:
+        """Returns new parameters and the new state."""
+
+
+class _Configured:
+    """A dataclass that Keras saves by its fields."""
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class SGD(_Configured):
+    """Plain gradient descent, φ ← φ − α g, which remembers nothing.
+
+    Args:
+      learning_rate: α.
     """
 
-    init: Callable[[tf.Tensor], State]
-    update: Callable[[tf.Tensor, State, tf.Tensor], tuple[tf.Tensor, State]]
+    learning_rate: float
+
+    def init(self, parameters):
+        return State()
+
+    def update(self, gradient, state, parameters):
+        return parameters - self.learning_rate * gradient, state
 
 
-def sgd(learning_rate: float) -> InnerOptimizer:
-    """Returns plain gradient descent, φ ← φ − α g, which remembers nothing."""
-
-    def update(gradient, state, parameters):
-        return parameters - learning_rate * gradient, state
-
-    return InnerOptimizer(lambda parameters: State(), update)
-
-
-def adam(
-    learning_rate: float,
-    beta_1: float = 0.0,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-8,
-) -> InnerOptimizer:
-    """Returns Adam as TensorFlow 1 has it, and Reptile sets it: β₁ = 0.
+@_register
+@dataclasses.dataclass(frozen=True)
+class Adam(_Configured):
+    """Adam as TensorFlow 1 has it, and Reptile sets it: β₁ = 0.
 
         m ← β₁ m + (1 − β₁) g
         v ← β₂ v + (1 − β₂) g²
@@ -68,21 +84,30 @@ def adam(
       epsilon: ε.
     """
 
-    def init(parameters):
+    learning_rate: float
+    beta_1: float = 0.0
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+    def init(self, parameters):
         ones = tf.ones([], parameters.dtype)
         zeros = tf.zeros_like(parameters)
         return State((ones, ones), (zeros, zeros))
 
-    def update(gradient, state, parameters):
+    def update(self, gradient, state, parameters):
+        betas = self.beta_1, self.beta_2
         power_1, power_2 = (
             power * beta
-            for power, beta in zip(state.scalars, (beta_1, beta_2), strict=True)
+            for power, beta in zip(state.scalars, betas, strict=True)
         )
         m, v = state.slots
-        m = gradient if beta_1 == 0 else m + (1 - beta_1) * (gradient - m)
-        v += (1 - beta_2) * (tf.square(gradient) - v)
-        rate = learning_rate * tf.sqrt(1 - power_2) / (1 - power_1)
-        parameters -= rate * m / (tf.sqrt(v) + epsilon)
+        m = gradient if self.beta_1 == 0 else _mean(m, gradient, self.beta_1)
+        v = _mean(v, tf.square(gradient), self.beta_2)
+        rate = self.learning_rate * tf.sqrt(1 - power_2) / (1 - power_1)
+        parameters -= rate * m / (tf.sqrt(v) + self.epsilon)
         return parameters, State((power_1, power_2), (m, v))
 
-    return InnerOptimizer(init, update)
+
+def _mean(mean, value, beta):
+    """Returns the running mean after one more value."""
+    return mean + (1 - beta) * (value - mean)

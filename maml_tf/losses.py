@@ -3,16 +3,24 @@
 All take `y` and a prediction whose last two axes are *examples* and *outputs*,
 and return one number for each entry of the axes before: a scalar for one task,
 `[B]` for a stack of `B` tasks. The published inner learning rates assume
-exactly these normalisations.
+exactly these normalisations. `per_task` makes such a function of any loss of
+Keras.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Loss = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
+"""A loss by its Keras name, an object or function, or one for each output."""
+
+_register = keras.saving.register_keras_serializable("maml_tf")
 
 
+@_register
 def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """Returns the mean squared error over all points of a task.
 
@@ -28,8 +36,9 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
 
-def cross_entropy(shots: int) -> TaskLoss:
-    """Returns the cross-entropy of a task as cbfinn/maml scales it.
+@_register
+class CrossEntropy:
+    """The cross-entropy of a task as cbfinn/maml scales it.
 
         L = −1/K Σᵢ log softmax(f(xᵢ))[yᵢ]
 
@@ -37,26 +46,30 @@ def cross_entropy(shots: int) -> TaskLoss:
     images per class. On a support set of N·K images this is N times the mean
     cross-entropy; on a query set of N·Q images it is N·Q/K times the mean.
 
+    It is a function of labels `[..., S]`, integers in 0 … N − 1, and logits
+    `[..., S, N]`, and its unit is the nat.
+
     Source: Finn et al. 2017, equation 3; scaling of cbfinn/maml.
 
     Args:
       shots: K, at least 1.
-
-    Returns:
-      A function of labels `[..., S]`, integers in 0 … N − 1, and logits
-      `[..., S, N]`, in nats.
     """
 
-    def loss(y, logits):
+    def __init__(self, shots: int):
+        self.shots = shots
+
+    def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         y = tf.cast(y, tf.int32)
         example_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
             y, logits
         )
-        return tf.reduce_sum(example_losses, axis=-1) / shots
+        return tf.reduce_sum(example_losses, axis=-1) / self.shots
 
-    return loss
+    def get_config(self) -> dict[str, int]:
+        return {"shots": self.shots}
 
 
+@_register
 def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the share of examples whose largest logit is their label's.
 
@@ -66,3 +79,83 @@ def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """
     hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
     return tf.reduce_mean(tf.cast(hits, logits.dtype), axis=-1)
+
+
+def per_task(loss: Loss, task_axes: int) -> TaskLoss:
+    """Returns a loss as a function with one number for each task.
+
+    Losses of single examples, as those of Keras are, are averaged over the
+    task, or summed where an object's reduction is "sum". Targets that are real
+    numbers take the type of the predictions, and predictions of half precision
+    are compared in float32.
+
+    Args:
+      loss: one loss, or one for each output, which are summed.
+      task_axes: 1 if targets and predictions have a task axis, else 0.
+
+    Returns:
+      A function of targets and predictions. It raises `ValueError` if the loss
+      has no number for each task.
+    """
+    if isinstance(loss, (list, tuple, dict)):
+        return _sum_of(loss, task_axes)
+    reduce = tf.reduce_mean
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, keras.Loss):
+        reduce = tf.reduce_sum if loss.reduction == "sum" else reduce
+        loss = loss.call
+
+    def task_loss(y, prediction):
+        losses = loss(*_comparable(y, prediction))
+        _require_task_axes(losses, y, task_axes)
+        return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
+
+    return task_loss
+
+
+def with_penalty(loss: Loss, task_axes: int) -> Callable:
+    """Returns `per_task` of predictions that come with a penalty, as pairs."""
+    task_loss = per_task(loss, task_axes)
+
+    def penalised(y, output):
+        prediction, penalty = output
+        losses = task_loss(y, prediction)
+        return losses + tf.cast(penalty, losses.dtype)
+
+    return penalised
+
+
+def _sum_of(losses, task_axes):
+    parts = [per_task(part, task_axes) for part in tf.nest.flatten(losses)]
+
+    def task_loss(y, prediction):
+        y, prediction = map(tf.nest.flatten, (y, prediction))
+        triples = zip(parts, y, prediction, strict=True)
+        return tf.add_n([part(a, b) for part, a, b in triples])
+
+    return task_loss
+
+
+def _comparable(y, prediction):
+    """Returns tensors as losses take them; nested ones as they are."""
+    if not (tf.is_tensor(y) and tf.is_tensor(prediction)):
+        return y, prediction
+    if prediction.dtype.is_floating and prediction.dtype.size < 4:
+        prediction = tf.cast(prediction, tf.float32)
+    if y.dtype.is_floating:
+        y = tf.cast(y, prediction.dtype)
+    return y, prediction
+
+
+def _require_task_axes(losses, y, task_axes):
+    tasks = tf.nest.flatten(y)[0].shape[:task_axes]
+    found = losses.shape
+    if len(found) < task_axes or not found[:task_axes].is_compatible_with(
+        tasks
+    ):
+        raise ValueError(
+            f"The loss: expected a number for each of the tasks, {tasks}, or "
+            f"for each example of them, got {found}. Reduce over the last "
+            "axes alone, or over none."
+        )

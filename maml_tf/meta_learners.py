@@ -1,15 +1,16 @@
 """Meta-learners: Keras models of a support set together with query inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, functional, shapes, stacked
-from maml_tf.adaptation import adapt
+from maml_tf import engines, functional, losses, saving, shapes, stacked
+from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.copies import adapted_copy
-from maml_tf.losses import TaskLoss
+from maml_tf.losses import Loss, TaskLoss
+from maml_tf.selection import Selection, select
 from maml_tf.tied import tie
 
 
@@ -21,12 +22,21 @@ class Predictions(NamedTuple):
         `[B, S, outputs]`.
       query: predictions for the query set, `[B, T, outputs]` each: at
         φ₀ = θ, φ₁, …, φ_U, or in training at φ_U alone.
+      penalty: the network's own losses, its regularisers and `add_loss`, `[B]`
+        each: with the support set at θ, then with the query set as `query`.
+
+    A network with several outputs predicts a structure of tensors each time.
     """
 
     support: tf.Tensor
     query: tuple[tf.Tensor, ...]
+    penalty: tuple[tf.Tensor, ...]
 
 
+_register = keras.saving.register_keras_serializable("maml_tf")
+
+
+@_register
 class MAML(keras.Model):
     """Model-agnostic meta-learning, second or first order.
 
@@ -36,23 +46,29 @@ class MAML(keras.Model):
     The inner loop is this model's `call`, so Keras's own training step is the
     outer loop: its gradient of the query loss passes through the adaptation.
     Train it on elements `((support_x, support_y, query_x), query_y)`, each
-    with a leading task axis B.
+    with a leading task axis B; inputs and targets may be structures of
+    tensors, as the network takes and gives them. What the network itself adds
+    to a loss, its regularisers and `add_loss`, is part of the inner loss and
+    of the outer one, at the parameters of each.
 
     Source: Finn et al. 2017, Algorithm 1 (arXiv 1703.03400).
 
     Args:
       network: a built Keras model, f_θ. It is always run in training mode,
         with dropout and batch statistics.
-      inner_loss: maps (targets, predictions) `[B, S, …]` to task losses `[B]`,
-        see `maml_tf.losses`. Losses of single examples are averaged.
+      inner_loss: a loss of Keras or its name, a function of `maml_tf.losses`,
+        or your own: it maps (targets, predictions) `[B, S, …]` to task losses
+        `[B]`, or to losses of single examples, which are averaged. For several
+        outputs, a list or dictionary of them.
       inner_lr: α.
       inner_steps: inner steps in training, U ≥ 0. With 0 it is ordinary
         training on the query sets.
       test_inner_steps: inner steps outside training; default `inner_steps`.
       first_order: whether inner gradients are constants (FOMAML).
-      adapted: the network's variables that the inner loop adapts; default all
-        trainable ones. `models.fast_weights(network)` is the originals'
-        choice.
+      adapt: what the inner loop adapts: variables, layers, a function that
+        tells it of a variable, or a name, see `maml_tf.selection.select`. The
+        default is all trainable weights; "fast_weights" is the choice of
+        cbfinn/maml.
       task_metrics: by name, functions like `inner_loss` that are tracked
         before adaptation, on the support set (`pre_NAME`), and after the last
         inner step, on the query set (`post_NAME`).
@@ -75,13 +91,13 @@ class MAML(keras.Model):
     def __init__(
         self,
         network: keras.Model,
-        inner_loss: TaskLoss,
+        inner_loss: Loss,
         *,
         inner_lr: float,
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
         first_order: bool = False,
-        adapted: Sequence[keras.Variable] | None = None,
+        adapt: Selection = None,
         task_metrics: Mapping[str, TaskLoss] | None = None,
         engine: str = "auto",
         block: int = 1,
@@ -100,11 +116,10 @@ class MAML(keras.Model):
         self.first_order = first_order
         self.block = block
         self.seed = seed
-        self.adapted = list(
-            network.trainable_variables if adapted is None else adapted
-        )
+        self.engine = engine
         self._engine = engines.choose(engine, network)
         self._engines = {}
+        self.adapted = select(network, adapt)
         self.task_metrics = dict(task_metrics or {})
         self.trackers = {
             name: keras.metrics.Mean(name=name)
@@ -118,9 +133,10 @@ class MAML(keras.Model):
         if self._engine is not None:
             return self._engine
         support_x, _, query_x = inputs
-        shapes = tuple(support_x.shape), tuple(query_x.shape)
-        if shapes not in self._engines:
-            self._engines[shapes] = engines.choose_by_size(
+        inputs = support_x, query_x
+        sizes = tuple(tuple(x.shape) for x in tf.nest.flatten(inputs))
+        if sizes not in self._engines:
+            self._engines[sizes] = engines.choose_by_size(
                 self.network,
                 self.adapted,
                 support_x,
@@ -128,7 +144,7 @@ class MAML(keras.Model):
                 inner_steps=self.inner_steps,
                 first_order=self.first_order,
             )
-        return self._engines[shapes]
+        return self._engines[sizes]
 
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
@@ -148,7 +164,7 @@ class MAML(keras.Model):
         data = _map(tf.convert_to_tensor, data)
         if self.block == 1:
             return self._update(data)
-        updates = _length(data)
+        updates = shapes.leading(data)
 
         def body(i):
             self._update(_map(lambda part: part[i], data))
@@ -164,7 +180,7 @@ class MAML(keras.Model):
         choice = self.engine_for(x)
         together = choice.engine == "stacked"
         predict = self._all_at_once if together else self._alone
-        if choice.group in (None, x[0].shape[0]):
+        if choice.group in (None, shapes.leading(x)):
             result = self._meta_gradient(data, predict, seeds)
         else:
             result = self._by_groups(data, predict, seeds, choice.group)
@@ -193,7 +209,7 @@ class MAML(keras.Model):
         that memory holds one group's intermediate results.
         """
         groups = _map(lambda part: _in_groups(part, group), (data, seeds))
-        count = _length(groups)
+        count = shapes.leading(groups)
 
         def body(i, sums, stored):
             data, seeds = _map(lambda part: part[i], groups)
@@ -220,8 +236,8 @@ class MAML(keras.Model):
         return means, _map(lambda s: shapes.merge(s.stack()), stored)
 
     def _all_at_once(self, inputs, seeds, training) -> Predictions:
-        apply_fn = stacked.many_tasks(self.network, self.adapted, seeds[0])
-        tasks = _length(inputs)
+        apply_fn = stacked.with_penalty(self.network, self.adapted, seeds[0])
+        tasks = shapes.leading(inputs)
         theta = [tie(variable.value, tasks) for variable in self.adapted]
         return self._predict(apply_fn, 1, theta, inputs, training)
 
@@ -232,7 +248,7 @@ class MAML(keras.Model):
 
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""
-        apply_fn = functional.one_task(self.network, self.adapted, seed)
+        apply_fn = functional.with_penalty(self.network, self.adapted, seed)
         theta = [variable.value for variable in self.adapted]
         return self._predict(apply_fn, 0, theta, inputs, training)
 
@@ -241,17 +257,36 @@ class MAML(keras.Model):
         support_x, support_y, query_x = inputs
         adaptation = adapt(
             apply_fn,
-            _per_task(self.inner_loss, task_axes),
+            losses.with_penalty(self.inner_loss, task_axes),
             theta,
             support_x,
             support_y,
-            inner_lr=self.inner_lr,
+            update=self.inner_update,
             inner_steps=self._steps(training),
             first_order=self.first_order,
         )
-        before = adaptation.support or (apply_fn(theta, support_x),)
-        phi = adaptation.phi[-1:] if training else adaptation.phi
-        return Predictions(before[0], tuple(apply_fn(p, query_x) for p in phi))
+        before, *_ = adaptation.support or (apply_fn(theta, support_x),)
+        scored = self.scored(adaptation.phi, training)
+        after = (apply_fn(phi, query_x) for phi in scored)
+        (support, *query), penalties = zip(before, *after, strict=True)
+        return Predictions(support, tuple(query), penalties)
+
+    def inner_update(self, phi, gradients, u):
+        """Returns the parameters after inner step u: φ − α ∇_φ L.
+
+        A subclass may make another step of it. For a stack of tasks all have a
+        leading task axis.
+
+        Args:
+          phi: φᵤ, a tensor for each variable of `adapted`.
+          gradients: ∇_φ L at φᵤ, likewise.
+          u: the number of the step, from 0.
+        """
+        return gradient_descent(self.inner_lr)(phi, gradients, u)
+
+    def scored(self, trajectory, training):
+        """Returns those of φ₀, …, φ_U whose query predictions are made."""
+        return trajectory[-1:] if training else trajectory
 
     def _steps(self, training):
         return self.inner_steps if training else self.test_inner_steps
@@ -261,7 +296,7 @@ class MAML(keras.Model):
         compiled = training and self.optimizer is not None
         update = self.optimizer.iterations if compiled else -1
         seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
-        return tf.random.split(tf.stack(seed), _length(inputs))
+        return tf.random.split(tf.stack(seed), shapes.leading(inputs))
 
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
@@ -275,19 +310,18 @@ class MAML(keras.Model):
           support_y: targets, `[S, …]`.
           steps: inner steps; default `test_inner_steps`.
         """
-        support_x, support_y = map(tf.convert_to_tensor, (support_x, support_y))
-        seed = self._seeds([support_x[None]], training=False)[0]
+        support = _map(tf.convert_to_tensor, (support_x, support_y))
+        seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
         phi = adapt(
-            functional.one_task(self.network, self.adapted, seed),
-            _per_task(self.inner_loss, 0),
+            functional.with_penalty(self.network, self.adapted, seed),
+            losses.with_penalty(self.inner_loss, 0),
             [variable.value for variable in self.adapted],
-            support_x,
-            support_y,
-            inner_lr=self.inner_lr,
+            *support,
+            update=self.inner_update,
             inner_steps=self.test_inner_steps if steps is None else steps,
             first_order=True,
         ).phi[-1]
-        return adapted_copy(self.network, self.adapted, phi, support_x)
+        return adapted_copy(self.network, self.adapted, phi, support[0])
 
     def adapt_and_predict(self, support_x, support_y, query_x):
         """Returns predictions for the queries of many tasks, each adapted.
@@ -300,26 +334,41 @@ class MAML(keras.Model):
         Returns:
           `[B, T, …]`, after `test_inner_steps`.
         """
-        inputs = map(tf.convert_to_tensor, (support_x, support_y, query_x))
-        return self(tuple(inputs)).query[-1]
+        inputs = support_x, support_y, query_x
+        return self(_map(tf.convert_to_tensor, inputs)).query[-1]
+
+    def execution_plan(self) -> engines.Plan:
+        """Returns which layers run stacked, and why others do not."""
+        return engines.plan(self._engine, self.network)
 
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""
         del x
-        return y, self._after(predictions)
+        return y, self._after(predictions.query)
+
+    def penalty(self, predictions):
+        """Returns the network's own losses that are part of meta-training."""
+        return self._after(predictions.penalty[1:])
+
+    @property
+    def losses(self):
+        """Nothing: the network's own losses are part of each task's."""
+        return []
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Returns the compiled loss of the objective."""
+        """Returns the compiled loss of the objective, and the penalty."""
+        penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return loss + tf.cast(penalty, loss.dtype)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the task metrics and the compiled metrics."""
         for name, metric in self.task_metrics.items():
             before = metric(x[1], y_pred.support)
-            after = metric(y, self._after(y_pred))
+            after = metric(y, self._after(y_pred.query))
             self.trackers[f"pre_{name}"].update_state(before)
             self.trackers[f"post_{name}"].update_state(after)
         y, y_pred = self.objective(x, y, y_pred)
@@ -330,10 +379,12 @@ class MAML(keras.Model):
         with tf.GradientTape() as tape:
             predictions = self(x, training=True)
             loss = self.compute_loss(x, y, predictions)
-        yield "inputs", x[0]
-        yield "support prediction before adaptation", predictions.support
+        yield from _named("inputs", x[0])
+        yield from _named(
+            "support prediction before adaptation", predictions.support
+        )
         after = f"after {self.inner_steps} inner steps"
-        yield f"query prediction {after}", predictions.query[-1]
+        yield from _named(f"query prediction {after}", predictions.query[-1])
         yield "loss", loss
         variables = self.trainable_variables
         values = [variable.value for variable in variables]
@@ -345,21 +396,31 @@ class MAML(keras.Model):
         """Returns the query predictions after the last inner step."""
         return super().predict_step(data).query[-1]
 
-    def _after(self, predictions):
-        """Returns the query predictions at φ_U, with U as in training."""
-        return predictions.query[: self.inner_steps + 1][-1]
+    def get_config(self):
+        """Returns all arguments, in the form in which Keras saves them."""
+        return saving.config_of(self, MAML, type(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**saving.arguments(config))
+
+    def _after(self, by_step):
+        """Returns the query's at φ_U, with U as in training."""
+        return by_step[: self.inner_steps + 1][-1]
 
     def _signature(self, inputs, training):
-        def like(x):
-            task = keras.KerasTensor(x.shape[1:], x.dtype)
-            prediction = self.network.compute_output_spec(task)
-            return tf.TensorSpec(prediction.shape, prediction.dtype)
-
         support_x, _, query_x = inputs
-        scored = 1 if training else self._steps(training) + 1
-        return Predictions(like(support_x), (like(query_x),) * scored)
+        steps = range(self._steps(training) + 1)
+        scored = len(self.scored(steps, training))
+        penalty = tf.TensorSpec([], keras.config.floatx())
+        return Predictions(
+            functional.output_spec(self.network, support_x),
+            (functional.output_spec(self.network, query_x),) * scored,
+            (penalty,) * (1 + scored),
+        )
 
 
+@_register
 class JointTraining(MAML):
     """Ordinary training on all tasks' support sets: the pretrained baseline.
 
@@ -377,6 +438,10 @@ class JointTraining(MAML):
         del y
         return x[1], predictions.support
 
+    def penalty(self, predictions):
+        """Returns the network's own losses at θ."""
+        return predictions.penalty[0]
+
 
 _map = tf.nest.map_structure
 
@@ -386,23 +451,10 @@ def _in_groups(part, group):
     return tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]])
 
 
-def _length(data):
-    """Returns the length of the leading axis of nested tensors."""
-    first = tf.nest.flatten(data)[0]
-    return first.shape[0] or tf.shape(first)[0]
-
-
-def _per_task(loss_fn, task_axes):
-    """Averages losses of single examples, so that one is left for a task."""
-
-    def task_loss(y, prediction):
-        if y.dtype.is_floating:
-            y = tf.cast(y, prediction.dtype)
-        losses = loss_fn(y, prediction)
-        axes = tuple(range(task_axes, len(losses.shape)))
-        return tf.reduce_mean(losses, axis=axes)
-
-    return task_loss
+def _named(name, values):
+    """Yields a tensor with its name, or those of a structure."""
+    for value in tf.nest.flatten(values):
+        yield name, value
 
 
 def _at_least_zero(inner_steps, test_inner_steps):

@@ -3,14 +3,17 @@
 import keras
 import tensorflow as tf
 
-from maml_tf import descent, engines, functional, losses, stacked
+from maml_tf import descent, engines, functional, losses, saving, stacked
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
-from maml_tf.shapes import sizes
+from maml_tf.shapes import leading
 
-SUM_OF_CROSS_ENTROPIES = losses.cross_entropy(1)
+SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
+
+_register = keras.saving.register_keras_serializable("maml_tf")
 
 
+@_register
 class Reptile(keras.Model):
     """Reptile: moves θ towards the parameters φ that tasks end at.
 
@@ -36,8 +39,8 @@ class Reptile(keras.Model):
       inner_optimizer: see `maml_tf.inner_optimizers`.
       inner_steps: U ≥ 1.
       inner_batch: b, the size of mini-batches; default the support set.
-      inner_loss: maps (targets, predictions) of a mini-batch to a loss, see
-        `maml_tf.losses`. The default is the sum of cross-entropies.
+      inner_loss: of a mini-batch, see `MAML`. The default is the sum of
+        cross-entropies.
       test_inner_steps: U outside training; default `inner_steps`.
       test_inner_batch: b outside training; default `inner_batch`.
       replacement: whether each mini-batch is a sample of its own, see
@@ -64,7 +67,7 @@ class Reptile(keras.Model):
         *,
         inner_steps: int,
         inner_batch: int | None = None,
-        inner_loss: losses.TaskLoss = SUM_OF_CROSS_ENTROPIES,
+        inner_loss: losses.Loss = SUM_OF_CROSS_ENTROPIES,
         test_inner_steps: int | None = None,
         test_inner_batch: int | None = None,
         replacement: bool = False,
@@ -76,7 +79,8 @@ class Reptile(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        engines.choose(engine, network)
+        engines.choose("looped" if engine == "auto" else engine, network)
+        self.engine = engine
         self.network = network
         self.inner_optimizer = inner_optimizer
         self.inner_steps = inner_steps
@@ -111,7 +115,7 @@ class Reptile(keras.Model):
     def train_step(self, data):
         """Makes one meta-update; the metric is the mean inner loss."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = map(tf.convert_to_tensor, (x, y))
+        x, y = _map(tf.convert_to_tensor, (x, y))
         change, state, loss = self.changes(x, y, self.draw(y))
         if self.carries:
             for variable, value in zip(
@@ -145,7 +149,7 @@ class Reptile(keras.Model):
             change, state, total = self._together(x, y, batches)
         else:
             change, state, total = self._in_turn(x, y, batches)
-        tasks = sizes(x)[0]
+        tasks = leading(x)
         steps = sum(group.shape[1] for group in batches)
         count = tf.cast(tasks * steps, total.dtype)
         return change / tf.cast(tasks, change.dtype), state, total / count
@@ -180,7 +184,7 @@ class Reptile(keras.Model):
         return ends[-1] - start
 
     def _together(self, x, y, batches):
-        start = self._stacked_start(sizes(x)[0])
+        start = self._stacked_start(leading(x))
         ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
         change = self.change(start[0], ends)
         change = descent.unravel(change, self._shapes_of(batches[0]))
@@ -188,7 +192,7 @@ class Reptile(keras.Model):
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
-        seeds = tf.random.split(self._seed(True), sizes(x)[0])
+        seeds = tf.random.split(self._seed(True), leading(x))
 
         def body(i, total, state, loss):
             if not self.carries:
@@ -196,7 +200,7 @@ class Reptile(keras.Model):
             start = self._theta(), state
             groups = [group[i] for group in batches]
             ends, state, more = self._descend(
-                start, x[i], y[i], groups, seeds[i]
+                start, *_map(lambda part: part[i], (x, y)), groups, seeds[i]
             )
             total += self.change(start[0], ends)
             return i + 1, total, state, loss + more
@@ -208,7 +212,7 @@ class Reptile(keras.Model):
             self._initial(),
             tf.zeros([], theta.dtype),
         )
-        tasks = sizes(x)[0]
+        tasks = leading(x)
         _, *sums = tf.while_loop(
             lambda i, *_: i < tasks, body, start, parallel_iterations=1
         )
@@ -224,7 +228,7 @@ class Reptile(keras.Model):
         for number, group in enumerate(batches):
             end = descent.descend(
                 self._apply_fn(group, _fold(seed, number)),
-                self.inner_loss,
+                losses.with_penalty(self.inner_loss, len(group.shape) - 2),
                 self.inner_optimizer,
                 start,
                 self._shapes_of(group),
@@ -240,9 +244,11 @@ class Reptile(keras.Model):
     def _apply_fn(self, batches, seed):
         """Returns the network in step i, for a stack of tasks or for one."""
         is_stack = len(batches.shape) == 3
-        model = stacked.many_tasks if is_stack else functional.one_task
+        engine = stacked if is_stack else functional
         variables = self.network.trainable_variables
-        return lambda i: model(self.network, variables, _fold(seed, i))
+        return lambda i: engine.with_penalty(
+            self.network, variables, _fold(seed, i)
+        )
 
     def adapt(self, support_x, support_y):
         """Returns a network of its own, adapted to one task.
@@ -254,9 +260,9 @@ class Reptile(keras.Model):
           support_x: inputs of one task, `[S, …]`, without a task axis.
           support_y: targets, `[S, …]`.
         """
-        x, y = map(tf.convert_to_tensor, (support_x, support_y))
+        x, y = _map(tf.convert_to_tensor, (support_x, support_y))
         seed = self._seed(False)
-        batches = self.draw_test(y[None], seed)[0]
+        batches = self.draw_test(_map(lambda part: part[None], y), seed)[0]
         start = self._theta(), self._initial()
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes)
@@ -271,32 +277,42 @@ class Reptile(keras.Model):
           support_y: `[B, S, …]`.
           query_x: `[B, T, …]`.
         """
-        inputs = map(tf.convert_to_tensor, (support_x, support_y, query_x))
-        return self(tuple(inputs))
+        inputs = support_x, support_y, query_x
+        return self(_map(tf.convert_to_tensor, inputs))
 
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""
-        x, y, query_x = inputs
-        seed, tasks = self._seed(training), sizes(x)[0]
+        _, y, query_x = inputs
+        seed, tasks = self._seed(training), leading(y)
         batches = self.draw_test(y, seed)
+        spec = functional.output_spec(self.network, query_x)
         if self._stacks:
-            return self._predict(
-                self._stacked_start(tasks), x, y, query_x, batches, seed
-            )
+            start = self._stacked_start(tasks)
+            return self._predict(spec, start, *inputs, batches, seed)
+        start = self._theta(), self._initial()
         return tf.map_fn(
-            lambda task: self._predict((self._theta(), self._initial()), *task),
-            (x, y, query_x, batches, tf.random.split(seed, tasks)),
-            fn_output_signature=query_x.dtype,
+            lambda task: self._predict(spec, start, *task),
+            (*inputs, batches, tf.random.split(seed, tasks)),
+            fn_output_signature=spec,
         )
 
-    def _predict(self, start, x, y, query_x, batches, seed):
+    def _predict(self, spec, start, x, y, query_x, batches, seed):
         """Returns the predictions of one task, or of a stack."""
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes_of(batches))
         apply_fn = self._apply_fn(batches, seed)(-1)
         if self.transductive:
-            return apply_fn(phi, query_x)
-        return predict_alone(apply_fn, phi, x, query_x, len(batches.shape) - 2)
+            return apply_fn(phi, query_x)[0]
+        axis = len(batches.shape) - 2
+        return predict_alone(apply_fn, phi, x, query_x, axis, spec)
+
+    def get_config(self):
+        """Returns all arguments, in the form in which Keras saves them."""
+        return saving.config_of(self, Reptile, type(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**saving.arguments(config))
 
     def _theta(self):
         return descent.ravel(
@@ -324,7 +340,7 @@ class Reptile(keras.Model):
 
     def _shapes_of(self, batches):
         """Returns the shapes of parameters, of a stack of tasks or of one."""
-        tasks = [sizes(batches)[0]] * (len(batches.shape) - 2)
+        tasks = [leading(batches)] * (len(batches.shape) - 2)
         return [[*tasks, *shape] for shape in self._shapes]
 
     def _remember(self, value):
@@ -344,7 +360,7 @@ class Reptile(keras.Model):
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        tasks, examples = sizes(y)[0], y.shape[1]
+        tasks, examples = leading(y), tf.nest.flatten(y)[0].shape[1]
         return descent.draw_batches(
             seed,
             tasks,
@@ -355,6 +371,7 @@ class Reptile(keras.Model):
         )
 
 
+@_register
 class FOML(Reptile):
     """First-order meta-learning: follows each task's last mini-batch alone.
 
@@ -410,29 +427,40 @@ class FOML(Reptile):
         return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
 
 
-def predict_alone(apply_fn, phi, support_x, query_x, axis: int) -> tf.Tensor:
+def predict_alone(apply_fn, phi, support_x, query_x, axis: int, spec):
     """Predicts each query in a batch of its own, with the support set.
 
     Args:
-      apply_fn: maps (parameters, inputs) to predictions.
+      apply_fn: maps (parameters, inputs) to predictions and a penalty.
       phi: parameters.
       support_x: `[(B,) S, …]`.
       query_x: `[(B,) T, …]`.
       axis: of the examples.
+      spec: what the predictions are like.
 
     Returns:
       `[(B,) T, outputs]`.
     """
 
-    def predict(t):
-        x = tf.concat([support_x, tf.gather(query_x, t[None], axis=axis)], axis)
-        return apply_fn(phi, x)[..., -1, :]
+    def with_support(query, support, t):
+        alone = tf.gather(query, t[None], axis=axis)
+        return tf.concat([support, alone], axis)
 
-    queries = query_x.shape[axis]
+    def predict(t):
+        x = _map(lambda q, s: with_support(q, s, t), query_x, support_x)
+        prediction, _ = apply_fn(phi, x)
+        return _map(lambda p: p[:, -1] if axis else p[-1], prediction)
+
+    queries = tf.nest.flatten(query_x)[0].shape[axis]
     predictions = tf.map_fn(
-        predict, tf.range(queries), fn_output_signature=query_x.dtype
+        predict,
+        tf.range(queries),
+        fn_output_signature=_map(lambda part: part.dtype, spec),
     )
-    return tf.stack(tf.unstack(predictions, queries), axis)
+    return _map(lambda p: tf.stack(tf.unstack(p, queries), axis), predictions)
+
+
+_map = tf.nest.map_structure
 
 
 def _fold(seed, number):

@@ -78,7 +78,7 @@ def build_network(config: ReptileConfig) -> keras.Model:
 
 def build_learner(config: ReptileConfig) -> reptile.Reptile:
     """Returns the compiled meta-learner: SGD whose rate is the meta-step."""
-    optimizer = inner_optimizers.sgd if config.sgd else inner_optimizers.adam
+    optimizer = inner_optimizers.SGD if config.sgd else inner_optimizers.Adam
     kind, tail = reptile.Reptile, {}
     if config.foml:
         kind, tail = reptile.FOML, {"tail_shots": config.tail_shots}
@@ -111,7 +111,7 @@ def build_learner(config: ReptileConfig) -> reptile.Reptile:
 def task_loss(config: ReptileConfig) -> losses.TaskLoss:
     """Returns the loss of a mini-batch, in the original's scale."""
     if config.is_classification:
-        return losses.cross_entropy(1)
+        return losses.CrossEntropy(1)
     return losses.mean_squared_error
 
 

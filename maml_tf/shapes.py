@@ -15,6 +15,11 @@ def sizes(x) -> list:
     return [size or dynamic[axis] for axis, size in enumerate(x.shape)]
 
 
+def leading(data):
+    """Returns the size of the leading axis of nested tensors."""
+    return sizes(tf.nest.flatten(data)[0])[0]
+
+
 def merge(x) -> tf.Tensor:
     """[B, n, …] → [B·n, …]."""
     return tf.reshape(x, [-1, *x.shape[2:]])

@@ -22,12 +22,19 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from maml_tf import exact, functional
+from maml_tf import exact, functional, shapes
 from maml_tf.adaptation import ApplyFn
 from maml_tf.rules import RULES, example_by_example, rule
 from maml_tf.tied import Tied, untie
 
-__all__ = ["example_by_example", "many_tasks", "rule", "unsupported"]
+__all__ = [
+    "example_by_example",
+    "layers",
+    "many_tasks",
+    "rule",
+    "unsupported",
+    "with_penalty",
+]
 
 
 def unsupported(model: keras.Model) -> list[str]:
@@ -42,9 +49,27 @@ def unsupported(model: keras.Model) -> list[str]:
         return [f"{_title(model)} is neither sequential nor functional"]
     reasons = [
         *_wrong_shapes(model.name, graph),
-        *(why for call in _calls(graph) for why in _wrong_call(*call)),
+        *(why for _, reasons in layers(model) for why in reasons),
     ]
     return list(dict.fromkeys(reasons))
+
+
+def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
+    """Returns a model's layers, and for each why it cannot run stacked.
+
+    They are in the order of their calls, a shared layer once. Of a model that
+    is no graph of layers it is all layers, without reasons.
+    """
+    graph = _graph(model)
+    if graph is None:
+        return [(layer, []) for layer in model.layers]
+    found = {}
+    for layer, kwargs in _calls(graph):
+        reasons = found.setdefault(layer, [])
+        reasons += [
+            why for why in _wrong_call(layer, kwargs) if why not in reasons
+        ]
+    return list(found.items())
 
 
 def many_tasks(
@@ -82,6 +107,21 @@ def many_tasks(
             return _run(_graph(model), weight, x)
 
     return apply_fn
+
+
+def with_penalty(model, variables, seed=None):
+    """Returns what `functional.with_penalty` does, for a stack of tasks.
+
+    The penalties `[B]` are zero: models that have any do not run stacked.
+    """
+    apply_fn = many_tasks(model, variables, seed)
+
+    def with_zeros(parameters, x):
+        tasks = shapes.sizes(tf.nest.flatten(x)[0])[0]
+        zeros = tf.zeros([tasks], keras.config.floatx())
+        return apply_fn(parameters, x), zeros
+
+    return with_zeros
 
 
 def _graph(layer):
@@ -204,6 +244,9 @@ def _wrong_options(layer):
         actual = getattr(layer, option, value)
         if actual != value:
             yield f"{_title(layer)} with {option}={actual!r} has no rule"
+    regularizers = [v.regularizer for v in layer.trainable_variables]
+    if any([*regularizers, layer.activity_regularizer]):
+        yield f"{_title(layer)} has a regulariser"
     if {layer.compute_dtype, layer.variable_dtype} != {keras.config.floatx()}:
         yield f"{_title(layer)} has the dtype {layer.dtype_policy.name}"
 

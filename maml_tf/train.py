@@ -55,7 +55,7 @@ def build_network(config: Config) -> keras.Model:
 def task_loss(config: Config) -> losses.TaskLoss:
     """Returns the loss of a task, inner and outer, in the original's scale."""
     if config.is_classification:
-        return losses.cross_entropy(config.shots)
+        return losses.CrossEntropy(config.shots)
     return losses.mean_squared_error
 
 
@@ -79,7 +79,7 @@ def build_learner(
         inner_steps=config.inner_steps,
         test_inner_steps=config.test_inner_steps,
         first_order=config.first_order,
-        adapted=models.fast_weights(network),
+        adapt="fast_weights",
         task_metrics=task_metrics(config),
         engine=config.engine,
     )

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import losses
-from maml_tf.adaptation import adapt
+from maml_tf.adaptation import adapt, gradient_descent
 
 # f(x) = θx at θ = 0.7, α = 0.1, mean squared error.
 # Support (1, 3), (2, 1): dL = (θ − 3) + 2 (2θ − 1) = 5θ − 5.
@@ -54,7 +54,7 @@ def test_by_hand(steps, first_order, phi, gradient):
         tensors([THETA]),
         tensors(SUPPORT),
         tensors(QUERY),
-        inner_lr=0.1,
+        update=gradient_descent(0.1),
         inner_steps=steps,
         first_order=first_order,
     )
@@ -76,7 +76,7 @@ def test_stack_of_tasks_is_task_by_task():
         tensors([[[[THETA]], [[THETA]]]]),
         tensors([[x, ones] for x in SUPPORT]),
         tensors([[QUERY[0], ones], [QUERY[1], zeros]]),
-        inner_lr=0.1,
+        update=gradient_descent(0.1),
         inner_steps=1,
     )
     phi = np.ravel(adaptation.phi[1][0])
@@ -90,7 +90,7 @@ def test_parameter_without_influence_stays():
         losses.mean_squared_error,
         tensors([THETA, 5.0]),
         *tensors(SUPPORT),
-        inner_lr=0.1,
+        update=gradient_descent(0.1),
         inner_steps=1,
     )
     np.testing.assert_allclose(adaptation.phi[1], [0.85, 5.0], 1e-14)
@@ -115,7 +115,12 @@ def test_meta_gradient_is_the_central_difference(steps):
     def at(h):
         shifted = [t + h * d for t, d in zip(theta, direction, strict=True)]
         return meta_gradient(
-            network, shifted, support, query, inner_lr=0.2, inner_steps=steps
+            network,
+            shifted,
+            support,
+            query,
+            update=gradient_descent(0.2),
+            inner_steps=steps,
         )[1:]
 
     gradient = at(0)[1]

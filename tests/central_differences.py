@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import functional, losses
-from maml_tf.adaptation import adapt
+from maml_tf.adaptation import adapt, gradient_descent
 
 _graph = functools.partial(tf.function, autograph=False)
 
@@ -65,7 +65,7 @@ def relative_error(
             theta,
             support_x,
             support_y,
-            inner_lr=0.1,
+            update=gradient_descent(0.1),
             inner_steps=inner_steps,
         ).phi[-1]
         return loss_fn(query_y, apply_fn(phi, query_x))

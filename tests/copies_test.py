@@ -40,7 +40,7 @@ def nested():
 def maml(network, **options):
     return MAML(
         network,
-        losses.cross_entropy(2),
+        losses.CrossEntropy(2),
         inner_lr=0.3,
         inner_steps=1,
         test_inner_steps=4,
@@ -49,7 +49,7 @@ def maml(network, **options):
 
 
 def reptile(network, kind=Reptile, optimizer=None):
-    optimizer = optimizer or inner_optimizers.adam(0.05)
+    optimizer = optimizer or inner_optimizers.Adam(0.05)
     return kind(
         network,
         optimizer,
@@ -64,18 +64,18 @@ LEARNERS = {
     "looped": lambda network: maml(network, engine="looped"),
     "first_order": lambda network: maml(network, first_order=True),
     "some": lambda network: maml(
-        network, adapted=network.trainable_variables[-2:]
+        network, adapt=network.trainable_variables[-2:]
     ),
     "joint": lambda network: JointTraining(
         network,
-        losses.cross_entropy(2),
+        losses.CrossEntropy(2),
         inner_lr=0.3,
         inner_steps=1,
         test_inner_steps=4,
     ),
     "reptile": reptile,
     "sgd": lambda network: reptile(
-        network, optimizer=inner_optimizers.sgd(0.1)
+        network, optimizer=inner_optimizers.SGD(0.1)
     ),
     "foml": lambda network: reptile(network, FOML),
 }
@@ -105,7 +105,7 @@ def test_predicts_what_the_learner_does(learner, network):
 
 def test_networks_of_the_papers():
     network = models.omniglot_conv(WAYS, 4)
-    learner = maml(network, adapted=models.fast_weights(network))
+    learner = maml(network, adapt="fast_weights")
     rng = np.random.default_rng(0)
     x = rng.normal(size=[2, 1, 6, 28, 28, 1]).astype("float32")
     y = np.repeat(np.arange(WAYS), 2)[None]

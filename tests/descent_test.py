@@ -87,7 +87,7 @@ def test_steps_by_hand(float64):
     # f(x) = θ x, L = Σ (θ x − y)², α = 0.1, w = 0.5, θ = 1. First the example
     # (1, 1): θ = 0.5, g = 2 (0.5 − 1) = −1, θ = 0.6. Then (2, 2): θ = 0.3,
     # g = 4 (0.6 − 2) = −5.6, θ = 0.86. Losses 0.25 and 1.4² = 1.96.
-    sgd = inner_optimizers.sgd(0.1)
+    sgd = inner_optimizers.SGD(0.1)
     theta = tf.ones([1], tf.float64)
     x = tf.constant([[1.0], [2.0]], tf.float64)
     end = descent.descend(

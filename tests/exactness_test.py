@@ -151,7 +151,7 @@ def labels(rng, shape):
 
 LOSSES = {
     "mean_squared_error": (losses.mean_squared_error, normal),
-    "cross_entropy": (losses.cross_entropy(shots=1), labels),
+    "cross_entropy": (losses.CrossEntropy(shots=1), labels),
     "a Keras loss": (keras_cross_entropy, labels),
 }
 

@@ -65,7 +65,7 @@ class Case:
             inner_lr=self.flags["update_lr"],
             inner_steps=self.flags["num_updates"],
             test_inner_steps=len(self.reference["total_losses2"]),
-            adapted=models.fast_weights(self.network),
+            adapt="fast_weights",
             **options,
         )
         self.learner.compile(_adam(), self.loss)
@@ -73,7 +73,7 @@ class Case:
     def _loss(self):
         if self.flags["datasource"] == "sinusoid":
             return losses.mean_squared_error
-        return losses.cross_entropy(self.flags["update_batch_size"])
+        return losses.CrossEntropy(self.flags["update_batch_size"])
 
     def _data(self, arrays):
         support_x, query_x = arrays["inputa"], arrays["inputb"]

@@ -8,13 +8,13 @@ import tensorflow as tf
 from maml_tf import inner_optimizers
 
 PAIRS = {
-    "sgd": (inner_optimizers.sgd(0.1), lambda: keras.optimizers.SGD(0.1)),
+    "sgd": (inner_optimizers.SGD(0.1), lambda: keras.optimizers.SGD(0.1)),
     "adam": (
-        inner_optimizers.adam(0.1, beta_1=0.9),
+        inner_optimizers.Adam(0.1, beta_1=0.9),
         lambda: keras.optimizers.Adam(0.1, beta_1=0.9, epsilon=1e-8),
     ),
     "adam_of_reptile": (
-        inner_optimizers.adam(0.1),
+        inner_optimizers.Adam(0.1),
         lambda: keras.optimizers.Adam(0.1, beta_1=0.0, epsilon=1e-8),
     ),
 }
@@ -38,7 +38,7 @@ def test_ten_steps_are_those_of_keras(name, float64):
 def test_adam_by_hand(float64):
     # β₁ = 0: m = g = 2, v = 0.001 · 4, and the correction by β₂ is
     # √0.001: the first step is α g / |g|, but for ε.
-    adam = inner_optimizers.adam(0.5)
+    adam = inner_optimizers.Adam(0.5)
     zeros = tf.zeros([1], tf.float64)
     parameters, state = adam.update(2 + zeros, adam.init(zeros), zeros)
     np.testing.assert_allclose(parameters, [-0.5], 1e-6)
@@ -47,5 +47,5 @@ def test_adam_by_hand(float64):
 
 
 def test_sgd_remembers_nothing():
-    sgd = inner_optimizers.sgd(0.5)
+    sgd = inner_optimizers.SGD(0.5)
     assert sgd.init(tf.zeros([3])) == inner_optimizers.State()

@@ -18,7 +18,7 @@ TOTAL = np.log(4 / 3) * 3 + np.log(4)
 # is N · Q / K = 4 times their mean.
 @pytest.mark.parametrize("shots, factor", [(2, 2), (1, 4)])
 def test_cross_entropy_is_the_sum_per_shot(shots, factor):
-    actual = losses.cross_entropy(shots)(LABELS, LOGITS)
+    actual = losses.CrossEntropy(shots)(LABELS, LOGITS)
     np.testing.assert_allclose(actual, factor * TOTAL / 4, 1e-12)
 
 
@@ -42,7 +42,7 @@ def test_accuracy():  # all four logits say 0; labels are 0, 1, 0, 0
 @pytest.mark.parametrize(
     "loss, y, prediction",
     [
-        (losses.cross_entropy(2), LABELS, LOGITS),
+        (losses.CrossEntropy(2), LABELS, LOGITS),
         (losses.accuracy, LABELS, LOGITS),
         (losses.mean_squared_error, LOGITS + 1.0, LOGITS * 2),
     ],
@@ -59,6 +59,6 @@ def test_stack_has_one_loss_per_task(loss, y, prediction):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_labels_of_any_type(dtype):
     labels = LABELS.astype(dtype)
-    expected = losses.cross_entropy(2)(LABELS, LOGITS)
-    assert losses.cross_entropy(2)(labels, LOGITS) == expected
+    expected = losses.CrossEntropy(2)(LABELS, LOGITS)
+    assert losses.CrossEntropy(2)(labels, LOGITS) == expected
     assert losses.accuracy(labels, LOGITS).numpy() == 0.75

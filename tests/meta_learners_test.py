@@ -35,7 +35,7 @@ def images(**options):
     qx = rng.normal(size=(TASKS, 4, 28, 28, 1))
     sy, qy = np.tile([0, 1], (TASKS, 1)), np.tile([0, 1, 1, 0], (TASKS, 1))
     network = randomized(models.omniglot_conv(2, filters=4, **options))
-    return network, losses.cross_entropy(1), ((sx, sy, qx), qy)
+    return network, losses.CrossEntropy(1), ((sx, sy, qx), qy)
 
 
 PROBLEMS = {
@@ -252,7 +252,7 @@ def test_losses_of_examples_are_averaged(engine, float64):
 def test_adapted_are_the_only_ones_that_adapt(float64):
     network, loss, (x, y) = sinusoid()
     head = network.layers[-1].trainable_variables
-    learner = learn(MAML, network, loss, inner_steps=1, adapted=head)
+    learner = learn(MAML, network, loss, inner_steps=1, adapt=head)
     hidden = keras.Sequential(network.layers[:-1])
     kernel, bias = (v.numpy() for v in head)
     (sx, sy, qx), _ = x, y
@@ -296,7 +296,8 @@ def test_engine_is_chosen(monkeypatch):
     choice = choose(network)
     assert choice.engine == "stacked" and "MB" in choice.reason
     assert choose(network, "looped") == ("looped", "as asked for", 1)
-    choice = choose(recurrent())
+    with pytest.warns(UserWarning, match="one after another.*gru"):
+        choice = choose(recurrent())
     assert choice.engine == "looped" and "gru" in choice.reason
     monkeypatch.setattr(engines, "STACKED_BYTES", 1000)
     assert choose(network).engine == "looped"

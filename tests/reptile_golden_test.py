@@ -38,8 +38,8 @@ class Case:
             np.array([self.reference["learning_rate"], 0.999, 1e-8], "float32"),
         )
         if self.reference["sgd"]:
-            return inner_optimizers.sgd(rate)
-        return inner_optimizers.adam(rate, 0.0, beta_2, epsilon)
+            return inner_optimizers.SGD(rate)
+        return inner_optimizers.Adam(rate, 0.0, beta_2, epsilon)
 
     def compare(self, actual, expected):
         """Compares arrays in the order of the variables.

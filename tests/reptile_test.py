@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import FOML, Reptile, adam, losses, models, sgd
+from maml_tf import FOML, Reptile, losses, models
+from maml_tf.inner_optimizers import SGD, Adam
 
 TASKS, POINTS = 3, 6
 
@@ -27,7 +28,7 @@ def learner(kind=Reptile, optimizer=None, meta_step=0.5, **options):
         "inner_loss": losses.mean_squared_error,
         **options,
     }
-    made = kind(network(), optimizer or sgd(0.1), **options)
+    made = kind(network(), optimizer or SGD(0.1), **options)
     made.compile(keras.optimizers.SGD(meta_step))
     return made
 
@@ -68,7 +69,7 @@ def test_one_step_of_sgd_is_joint_training(float64):
     assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("optimizer", [sgd(0.1), adam(0.01)])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.01)])
 def test_foml_with_one_inner_step_is_reptile(optimizer, float64):
     assert_same(
         trained(FOML, optimizer, inner_steps=1),
@@ -82,7 +83,7 @@ def test_foml_follows_the_last_mini_batch(float64):
 
 @pytest.mark.parametrize(
     "optimizer, options",
-    [(sgd(0.1), {}), (adam(0.01), {"reset_inner_optimizer": True})],
+    [(SGD(0.1), {}), (Adam(0.01), {"reset_inner_optimizer": True})],
 )
 @pytest.mark.parametrize("kind", [Reptile, FOML])
 def test_stacked_is_one_at_a_time(kind, optimizer, options, float64):
@@ -94,24 +95,24 @@ def test_stacked_is_one_at_a_time(kind, optimizer, options, float64):
 
 
 def test_what_adam_remembers_passes_from_task_to_task(float64):
-    forgetful = trained(optimizer=adam(0.01), reset_inner_optimizer=True)
-    assert differ(trained(optimizer=adam(0.01)), forgetful)
+    forgetful = trained(optimizer=Adam(0.01), reset_inner_optimizer=True)
+    assert differ(trained(optimizer=Adam(0.01)), forgetful)
     # The second task begins where the first one left Adam.
-    made = learner(optimizer=adam(0.01))
+    made = learner(optimizer=Adam(0.01))
     made.train_on_batch(*data())
     power = made.inner_state.scalars[1]
     np.testing.assert_allclose(power, 0.999 ** (4 * TASKS))
 
 
 def test_nothing_passes_where_adam_forgets(float64):
-    made = learner(optimizer=adam(0.01), reset_inner_optimizer=True)
+    made = learner(optimizer=Adam(0.01), reset_inner_optimizer=True)
     made.train_on_batch(*data())
     assert made.inner_state.scalars[1] == 1
 
 
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
 def test_prediction_leaves_everything_as_it_was(engine, float64):
-    made = learner(optimizer=adam(0.01), engine=engine)
+    made = learner(optimizer=Adam(0.01), engine=engine)
     made.train_on_batch(*data())
     before = [v.numpy() for v in made.variables]
     x, y = data()
@@ -124,7 +125,7 @@ def test_prediction_leaves_everything_as_it_was(engine, float64):
 def test_engines_predict_the_same(transductive, float64):
     x, y = data()
     stacked, looped = (
-        learner(optimizer=adam(0.01), engine=engine, transductive=transductive)(
+        learner(optimizer=Adam(0.01), engine=engine, transductive=transductive)(
             (x, y, x[:, :4])
         )
         for engine in ("stacked", "looped")
@@ -144,7 +145,7 @@ def test_queries_alone_see_the_support_set_only(float64):
     for transductive in (True, False):
         made = Reptile(
             net,
-            sgd(0.1),
+            SGD(0.1),
             inner_steps=1,
             inner_loss=losses.mean_squared_error,
             transductive=transductive,
@@ -155,7 +156,7 @@ def test_queries_alone_see_the_support_set_only(float64):
 
 def test_tail_is_kept_from_other_mini_batches():
     net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    made = FOML(net, sgd(0.1), inner_steps=4, inner_batch=3, tail_shots=1)
+    made = FOML(net, SGD(0.1), inner_steps=4, inner_batch=3, tail_shots=1)
     made.compile(keras.optimizers.SGD(1.0))
     y = tf.constant([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     first, last = made.draw(y)
@@ -165,7 +166,7 @@ def test_tail_is_kept_from_other_mini_batches():
 
 
 def test_fits_as_a_keras_model_with_a_schedule():
-    made = learner(optimizer=adam(0.01))
+    made = learner(optimizer=Adam(0.01))
     schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 20, 0.0)
     made.compile(keras.optimizers.SGD(schedule), "mse", metrics=["mae"])
     x, y = (part.astype("float32") for part in data())
@@ -193,7 +194,7 @@ def test_dropout_draws_anew_in_every_step(engine, float64):
     for steps in (1, 2, 3):
         made = Reptile(
             net,
-            sgd(0.0),
+            SGD(0.0),
             inner_steps=steps,
             inner_loss=losses.mean_squared_error,
             engine=engine,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from maml_tf import functional, losses, norms, stacked
-from maml_tf.adaptation import adapt
+from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.tied import tie
 
 TASKS, EXAMPLES, OUTPUTS = 2, 3, 2
@@ -221,7 +221,7 @@ def results(apply_fn, theta, shared, support, query):
             losses.mean_squared_error,
             theta,
             *support,
-            inner_lr=0.1,
+            update=gradient_descent(0.1),
             inner_steps=1,
         ).phi[-1]
         adapted = apply_fn(phi, query[0])
@@ -324,7 +324,7 @@ def test_tied_parameters_are_copies(name, float64):
                 [start(v) for v in values],
                 x,
                 y,
-                inner_lr=0.1,
+                update=gradient_descent(0.1),
                 inner_steps=1,
             ).phi[-1]
             loss = losses.mean_squared_error(y, apply_fn(phi, x))

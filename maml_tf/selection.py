@@ -1,0 +1,84 @@
+"""Which weights of a network the inner loop adapts."""
+
+from collections.abc import Callable, Iterable
+
+import keras
+
+from maml_tf import models
+
+Selection = (
+    None
+    | str
+    | Callable[[keras.Variable], bool]
+    | Iterable[keras.Variable | keras.Layer]
+)
+
+NAMES = {
+    "all": lambda network: network.trainable_variables,
+    "fast_weights": models.fast_weights,
+    "head": lambda network: _head(network).trainable_variables,
+}
+"""The selections that have a name; see `select`."""
+
+
+def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
+    """Returns those trainable variables of a network that are selected.
+
+    Args:
+      network: a built Keras model.
+      adapt: `None` or "all" for all of them; "fast_weights" for what
+        cbfinn/maml adapts, see `models.fast_weights`; "head" for those of the
+        last layer that has any, as ANIL adapts; variables, layers or both; or
+        a function that tells of a variable whether it adapts.
+
+    Raises:
+      ValueError: if there is no such name, nothing is selected, or a variable
+        is not a trainable one of the network.
+    """
+    if adapt is None or isinstance(adapt, str):
+        chosen = _named(network, adapt or "all")
+    elif callable(adapt) and not isinstance(adapt, keras.Layer):
+        chosen = list(filter(adapt, network.trainable_variables))
+    else:
+        chosen = [v for part in _listed(adapt) for v in _variables(part)]
+    _require_trainable(network, chosen)
+    return list({id(variable): variable for variable in chosen}.values())
+
+
+def _named(network, name):
+    if name not in NAMES:
+        raise ValueError(
+            f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
+            f"function of a variable, got {name!r}."
+        )
+    return NAMES[name](network)
+
+
+def _head(network):
+    """Returns the last layer with trainable weights, none inside another."""
+    layers = [part for part in network.layers if part.trainable_variables]
+    return layers[-1] if layers else network
+
+
+def _listed(adapt):
+    single = isinstance(adapt, (keras.Layer, keras.Variable))
+    return [adapt] if single else adapt
+
+
+def _variables(part):
+    return part.trainable_variables if isinstance(part, keras.Layer) else [part]
+
+
+def _require_trainable(network, chosen):
+    own = {id(variable) for variable in network.trainable_variables}
+    for variable in chosen:
+        if id(variable) not in own:
+            name = getattr(variable, "path", variable)
+            raise ValueError(
+                f"adapt: {name} is not a trainable variable of the model "
+                f"{network.name!r}."
+            )
+    if not chosen:
+        raise ValueError(
+            f"adapt: selects no trainable variable of {network.name!r}."
+        )
