@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite, from a bare machine. Arguments are pytest's.
+# A worker grows to 6 GB, so there are at most four.
 # PYTHON=python3.12 ./run_tests.sh chooses the Python that .venv is made from.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -9,4 +10,4 @@ source tools/venv.sh
 use_venv ".[test]"
 ruff format --check .
 ruff check .
-python -m pytest "$@"
+python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -33,7 +33,7 @@ setuptools.setup(
     extras_require={
         "benchmarks": ["jax", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["dill", "psutil", "pytest", "ruff"],
+        "test": ["dill", "psutil", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={
         "console_scripts": [
