@@ -4,6 +4,7 @@ from maml_tf import inner_optimizers, losses, models, tasks
 from maml_tf.adaptation import Adaptation, adapt, gradient_descent
 from maml_tf.meta_learners import MAML, JointTraining, Predictions
 from maml_tf.reptile import FOML, Reptile
+from maml_tf.self_check import MetaGradientCheck, check_meta_gradient
 from maml_tf.variants import ANIL, MAMLPlusPlus, MetaSGD
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "Adaptation",
     "JointTraining",
     "MAMLPlusPlus",
+    "MetaGradientCheck",
     "MetaSGD",
     "Predictions",
     "Reptile",
     "adapt",
+    "check_meta_gradient",
     "gradient_descent",
     "inner_optimizers",
     "losses",

@@ -176,21 +176,34 @@ class MAML(keras.Model):
     def _update(self, data):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        (loss, gradients), predictions = self.meta_gradient(data)
+        self._loss_tracker.update_state(loss)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.compute_metrics(x, y, predictions, weight)
+
+    def meta_gradient(self, data):
+        """Returns loss and meta-gradient of a meta-batch, and `Predictions`.
+
+        The learner must be compiled.
+
+        Args:
+          data: `(inputs, query_y)`, and a weight for each task if need be.
+
+        Returns:
+          `((loss, gradients), predictions)`, a gradient for each of the
+          `trainable_variables`, of the loss as the optimizer scales it.
+        """
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         seeds = self._seeds(x, training=True)
         choice = self.engine_for(x)
         together = choice.engine == "stacked"
         predict = self._all_at_once if together else self._alone
         if choice.group in (None, shapes.leading(x)):
-            result = self._meta_gradient(data, predict, seeds)
-        else:
-            result = self._by_groups(data, predict, seeds, choice.group)
-        (loss, gradients), predictions = result
-        self._loss_tracker.update_state(loss)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return self.compute_metrics(x, y, predictions, weight)
+            return self._differentiate(data, predict, seeds)
+        return self._by_groups(data, predict, seeds, choice.group)
 
-    def _meta_gradient(self, data, predict, seeds):
-        """Returns loss and meta-gradient, and the predictions."""
+    def _differentiate(self, data, predict, seeds):
+        """Returns the `meta_gradient` of tasks that are predicted together."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape() as tape:
@@ -203,7 +216,7 @@ class MAML(keras.Model):
         return (loss, [tf.convert_to_tensor(g) for g in gradients]), predictions
 
     def _by_groups(self, data, predict, seeds, group):
-        """Returns what `_meta_gradient` returns, differentiating in a loop.
+        """Returns what `_differentiate` returns, differentiating in a loop.
 
         The gradient of each group of tasks is taken inside the loop's body, so
         that memory holds one group's intermediate results.
@@ -213,7 +226,7 @@ class MAML(keras.Model):
 
         def body(i, sums, stored):
             data, seeds = _map(lambda part: part[i], groups)
-            terms, predictions = self._meta_gradient(data, predict, seeds)
+            terms, predictions = self._differentiate(data, predict, seeds)
             sums = _map(tf.add, sums, terms)
             stored = _map(lambda s, p: s.write(i, p), stored, predictions)
             return i + 1, sums, stored
@@ -398,11 +411,11 @@ class MAML(keras.Model):
 
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""
-        return saving.config_of(self, MAML, type(self))
+        return saving.config_of(self)
 
     @classmethod
     def from_config(cls, config):
-        return cls(**saving.arguments(config))
+        return saving.from_config(cls, config)
 
     def _after(self, by_step):
         """Returns the query's at φ_U, with U as in training."""

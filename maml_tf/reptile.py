@@ -308,11 +308,11 @@ class Reptile(keras.Model):
 
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""
-        return saving.config_of(self, Reptile, type(self))
+        return saving.config_of(self)
 
     @classmethod
     def from_config(cls, config):
-        return cls(**saving.arguments(config))
+        return saving.from_config(cls, config)
 
     def _theta(self):
         return descent.ravel(

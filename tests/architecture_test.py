@@ -32,6 +32,7 @@ ARCHITECTURE = {
     "stacked": ("learner", "keras tensorflow"),
     "engines": ("learner", "keras tensorflow"),
     "meta_learners": ("learner", "keras tensorflow"),
+    "self_check": ("learner", "keras numpy tensorflow"),
     "variants": ("learner", "keras tensorflow"),
     "inner_optimizers": ("learner", "keras tensorflow"),
     "descent": ("learner", "tensorflow"),
