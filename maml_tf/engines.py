@@ -56,7 +56,7 @@ class Plan(NamedTuple):
             title = f"{self.choice.engine}: {self.choice.reason}"
         else:
             title = "stacked or looped: the sizes of the tasks decide"
-        width = max(len(name) for name, *_ in self.layers)
+        width = max((len(name) for name, *_ in self.layers), default=0)
         return "\n".join(
             [title]
             + [

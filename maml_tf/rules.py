@@ -54,6 +54,7 @@ def rule(*layer_classes: type, **options):
     layers.ReLU,
     layers.Softmax,
     layers.Identity,
+    layers.Normalization,
     layers.Rescaling,
     layers.UnitNormalization,
     layers.Cropping1D,
@@ -91,7 +92,7 @@ def rule(*layer_classes: type, **options):
     layers.Subtract,
 )
 def example_by_example(layer, weight, x):
-    """The rule of layers without weights that treat each example by itself.
+    """The rule of layers without trainable weights that treat examples alone.
 
     To them the examples of all tasks, `[B·n, …]`, are one batch. Axes that a
     layer counts are those of this batch, so none is the task axis.

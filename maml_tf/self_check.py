@@ -111,7 +111,7 @@ def _like(learner, task):
         try:
             network = _in_float64(learner.network)
             like, data = _made_like(learner, network), _cast(task, "float64")
-            like.meta_gradient(data)
+            like.compute_loss(*data, like(data[0], training=True))
             dtype = "float64"
         # A model of one's own may raise anything here.
         except Exception:
