@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 import keras
 import tensorflow as tf
 
+from maml_tf.saving import Value
+
 _register = keras.saving.register_keras_serializable("maml_tf")
 
 
@@ -38,16 +40,9 @@ class InnerOptimizer(Protocol):
         """Returns new parameters and the new state."""
 
 
-class _Configured:
-    """A dataclass that Keras saves by its fields."""
-
-    def get_config(self):
-        return dataclasses.asdict(self)
-
-
 @_register
 @dataclasses.dataclass(frozen=True)
-class SGD(_Configured):
+class SGD(Value):
     """Plain gradient descent, φ ← φ − α g, which remembers nothing.
 
     Args:
@@ -65,7 +60,7 @@ class SGD(_Configured):
 
 @_register
 @dataclasses.dataclass(frozen=True)
-class Adam(_Configured):
+class Adam(Value):
     """Adam as TensorFlow 1 has it, and Reptile sets it: β₁ = 0.
 
         m ← β₁ m + (1 − β₁) g

@@ -7,11 +7,14 @@ exactly these normalisations. `per_task` makes such a function of any loss of
 Keras.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from maml_tf.saving import Value
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
@@ -37,7 +40,8 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 
 
 @_register
-class CrossEntropy:
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Value):
     """The cross-entropy of a task as cbfinn/maml scales it.
 
         L = −1/K Σᵢ log softmax(f(xᵢ))[yᵢ]
@@ -55,8 +59,7 @@ class CrossEntropy:
       shots: K, at least 1.
     """
 
-    def __init__(self, shots: int):
-        self.shots = shots
+    shots: int
 
     def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         y = tf.cast(y, tf.int32)
@@ -64,9 +67,6 @@ class CrossEntropy:
             y, logits
         )
         return tf.reduce_sum(example_losses, axis=-1) / self.shots
-
-    def get_config(self) -> dict[str, int]:
-        return {"shots": self.shots}
 
 
 @_register

@@ -191,7 +191,7 @@ def split_queries(
     """Makes the first examples of each class queries, the others the support.
 
     Args:
-      x: `[B, N·(K + Q), …]`, class by class.
+      x: `[B, N·(K + Q), …]`, class by class, or a structure of such.
       y: labels `[B, N·(K + Q)]`.
       ways: N.
       queries: Q.
@@ -200,15 +200,15 @@ def split_queries(
       `((support_x, support_y, query_x), query_y)`.
     """
 
-    def split(part):
+    def take(part, which):
         tasks, examples, *shape = part.shape
         each = tf.reshape(part, [tasks, ways, examples // ways, *shape])
-        return (
-            tf.reshape(chosen, [tasks, -1, *shape])
-            for chosen in (each[:, :, queries:], each[:, :, :queries])
-        )
+        return tf.reshape(each[:, :, which], [tasks, -1, *shape])
 
-    (support_x, query_x), (support_y, query_y) = split(x), split(y)
+    (support_x, support_y), (query_x, query_y) = (
+        tf.nest.map_structure(lambda part, w=which: take(part, w), (x, y))
+        for which in (slice(queries, None), slice(queries))
+    )
     return (support_x, support_y, query_x), query_y
 
 

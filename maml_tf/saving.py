@@ -1,10 +1,22 @@
-"""Learners as configurations, from which Keras makes them again."""
+"""Values and learners as configurations, from which Keras makes them again."""
 
+import dataclasses
 import inspect
 
 import keras
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
+class Value:
+    """A dataclass that Keras saves by its fields."""
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
 def arguments_of(learner: keras.Model) -> dict:

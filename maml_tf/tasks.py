@@ -46,8 +46,9 @@ def from_arrays(
     and K + Q different examples of each.
 
     Args:
-      x: examples `[examples, …]`. Real numbers become float32, others stay as
-        they are.
+      x: examples `[examples, …]`, or a dictionary or tuple of such arrays, as a
+        network of several inputs takes. Real numbers become float32, others
+        stay as they are.
       y: what class each is of, anything that can be sorted, `[examples]`.
       ways: N.
       shots: K.
@@ -59,18 +60,22 @@ def from_arrays(
     Raises:
       DataError: if there are fewer classes, or examples of one, than a task
         needs.
-      ValueError: if x and y are not of the same length.
+      ValueError: if x and y are not of the same length, or a number is not
+        at least one.
     """
+    _at_least_one(
+        ways=ways, shots=shots, queries=queries, meta_batch_size=meta_batch_size
+    )
     x, order, names, sizes = _by_class(x, y)
     check_sizes(names, sizes, ways=ways, needed=shots + queries)
     drawn = meta_batch_size, ways, shots + queries
     choose = chooser(sizes.cumsum() - sizes, sizes, 1, drawn)
-    rows, shape = rows_of(x), x.shape[1:]
+    readers = tf.nest.map_structure(_reader, x)
 
     def meta_batch(t):
         example, _, labels = choose(seed_at(seed, t))
-        chosen = rows(tf.gather(order, example))
-        chosen = tf.reshape(chosen, [*labels.shape, *shape])
+        place = tf.gather(order, example)
+        chosen = tf.nest.map_structure(lambda read: read(place), readers)
         return split_queries(chosen, labels, ways, queries)
 
     return meta_batches(meta_batch, start)
@@ -143,18 +148,35 @@ def from_function(
     return meta_batches(lambda t: draw(seed, t), start)
 
 
+def _at_least_one(**numbers):
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}.")
+
+
 def _by_class(x, y):
     """Returns examples, their order by class, and the classes and sizes."""
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) != len(y) or y.ndim != 1:
-        raise ValueError(
-            f"y: expected one label for each of the {len(x)} examples, found "
-            f"an array of shape {y.shape}."
-        )
-    if x.dtype.kind == "f":
-        x = x.astype(np.float32, copy=False)
+    x = np.asarray(x) if isinstance(x, list) else x  # To nest, a structure.
+    x, y = tf.nest.map_structure(_examples, x), np.asarray(y)
+    for part in tf.nest.flatten(x):
+        if len(part) != len(y) or y.ndim != 1:
+            raise ValueError(
+                f"y: expected one label for each of the {len(part)} examples, "
+                f"found an array of shape {y.shape}."
+            )
     names, sizes = np.unique(y, return_counts=True)
     return x, np.argsort(y, kind="stable").astype(np.int32), names, sizes
+
+
+def _examples(x):
+    x = np.asarray(x)
+    return x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
+
+
+def _reader(x):
+    """Returns the function from places `[B, M]` to examples `[B, M, …]`."""
+    rows = rows_of(x)
+    return lambda place: tf.reshape(rows(place), [*place.shape, *x.shape[1:]])
 
 
 def _scaled(meta_batches):

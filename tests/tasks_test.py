@@ -70,6 +70,37 @@ def test_labels_that_do_not_match_are_refused():
         tasks.from_arrays(np.zeros([3, 1]), [0, 1], ways=2, shots=1, queries=1)
 
 
+@pytest.mark.parametrize(
+    "name", ["ways", "shots", "queries", "meta_batch_size"]
+)
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        own(**{name: 0})
+
+
+def test_several_inputs_stay_together():
+    number = np.arange(12)
+    x = {"one": number[:, None], "other": np.tile(number, (2, 3, 1)).T}
+    dataset = tasks.from_arrays(
+        x, number % 3, ways=2, shots=1, queries=2, meta_batch_size=3
+    )
+    for (support_x, support_y, query_x), _ in dataset.take(5):
+        assert support_x["other"].shape == (3, 2, 3, 2)
+        assert query_x["one"].shape == (3, 4, 1)
+        for part in (support_x, query_x):
+            assert np.all(part["other"] == part["one"][..., None])
+        classes = support_x["one"][..., 0] % 3
+        assert np.all(classes[:, 0] != classes[:, 1])
+        assert np.all(support_y == [0, 1])
+
+
+def test_lists_are_arrays():
+    x = [[0.0, 1.0], [2.0, 3.0]]
+    dataset = tasks.from_arrays(x * 2, [0, 1] * 2, ways=2, shots=1, queries=1)
+    ((support_x, *_), _), *_ = dataset.take(1)
+    assert support_x.shape == (4, 2, 2) and support_x.dtype == tf.float32
+
+
 def test_integers_stay_integers():
     x, y = np.arange(12).reshape(12, 1), np.repeat([0, 1], 6)
     dataset = tasks.from_arrays(x, y, ways=2, shots=1, queries=1)

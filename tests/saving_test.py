@@ -1,0 +1,177 @@
+"""A learner that is saved and loaded goes on as if it had not been."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import (
+    ANIL,
+    FOML,
+    MAML,
+    JointTraining,
+    MAMLPlusPlus,
+    MetaSGD,
+    Reptile,
+    losses,
+    tasks,
+)
+from maml_tf.inner_optimizers import SGD, Adam
+from maml_tf.saving import arguments_of
+
+
+@keras.saving.register_keras_serializable("saving_test")
+class SignDescent(MAML):
+    """An algorithm of one's own, with an argument of its own."""
+
+    def __init__(self, network, inner_loss, *, power=0.0, **options):
+        super().__init__(network, inner_loss, **options)
+        self.power = power
+
+    def inner_update(self, phi, gradients, u):
+        return [
+            p - self.inner_lr * tf.sign(g) * tf.abs(g) ** self.power
+            for p, g in zip(phi, gradients, strict=True)
+        ]
+
+
+@keras.saving.register_keras_serializable("saving_test")
+class SlowSignDescent(SignDescent):
+    """Its options are those of all the classes above it."""
+
+    def __init__(self, *arguments, slowness, **options):
+        super().__init__(*arguments, **options)
+        self.slowness = slowness
+
+
+def network(outputs=3):
+    parts = (
+        keras.layers.Dense(8, "tanh"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2),
+        keras.layers.Dense(outputs),
+    )
+    return keras.Sequential([keras.Input((4,)), *parts])
+
+
+CROSS = losses.CrossEntropy(2)
+OWN = {"inner_lr": 0.1, "inner_steps": 2, "seed": 3}
+LEARNERS = {
+    "maml": lambda: MAML(
+        network(),
+        CROSS,
+        test_inner_steps=5,
+        task_metrics={"accuracy": losses.accuracy},
+        engine="stacked",
+        **OWN,
+    ),
+    "keras_loss": lambda: MAML(
+        network(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        first_order=True,
+        adapt=lambda variable: "kernel" in variable.path,
+        **OWN,
+    ),
+    "joint": lambda: JointTraining(network(), CROSS, **OWN),
+    "anil": lambda: ANIL(network(), CROSS, **OWN),
+    "meta_sgd": lambda: MetaSGD(network(), CROSS, **OWN),
+    "maml_pp": lambda: MAMLPlusPlus(
+        network(), CROSS, multi_step_iterations=4, **OWN
+    ),
+    "own": lambda: SlowSignDescent(
+        network(), CROSS, power=0.5, slowness=1, **OWN
+    ),
+    "reptile": lambda: Reptile(
+        network(), Adam(0.01, beta_1=0.5), inner_steps=3, inner_batch=4
+    ),
+    "foml": lambda: FOML(
+        network(), SGD(0.1), inner_steps=2, inner_batch=3, tail_shots=1
+    ),
+}
+
+
+def compiled(make):
+    keras.utils.set_random_seed(0)
+    made = make()
+    if isinstance(made, Reptile):
+        made.compile("sgd")
+    else:
+        rate = keras.optimizers.schedules.CosineDecay(0.01, 10)
+        made.compile(keras.optimizers.Adam(rate), CROSS)
+    return made
+
+
+@pytest.fixture(params=LEARNERS.values(), ids=LEARNERS)
+def make(request):
+    return request.param
+
+
+@pytest.fixture
+def learner(make):
+    return compiled(make)
+
+
+def data(learner, start):
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(6), 5)
+    x = rng.normal(size=[30, 4]) + y[:, None]
+    elements = tasks.from_arrays(
+        x, y, ways=3, shots=2, queries=2, start=start, meta_batch_size=2
+    )
+    if isinstance(learner, Reptile):
+        return elements.map(lambda x, _: (x[0], x[1]))
+    return elements
+
+
+def fit(learner, start, steps):
+    return learner.fit(
+        data(learner, start),
+        steps_per_epoch=1,
+        epochs=steps,
+        verbose=0,
+        shuffle=False,
+    ).history
+
+
+def test_three_and_three_updates_are_six(make, learner, tmp_path):
+    path = tmp_path / "learner.keras"
+    whole = fit(learner, 0, 6)
+    other = compiled(make)
+    parts = [fit(other, 0, 3)]
+    other.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded) is type(learner)
+    assert loaded.engine == learner.engine
+    parts.append(fit(loaded, 3, 3))
+    for name, values in whole.items():
+        found = [value for part in parts for value in part[name]]
+        np.testing.assert_allclose(found, values, 1e-5, err_msg=name)
+    for one, two in zip(
+        loaded.get_weights(), learner.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(one, two, 1e-5, 1e-6)
+
+
+def test_all_arguments_are_saved(learner):
+    config = learner.get_config()
+    again = type(learner).from_config(config)
+    before, after = arguments_of(learner), arguments_of(again)
+    assert before.keys() == after.keys()
+    assert after.pop("network").name == before.pop("network").name
+    for name, value in before.items():
+        if isinstance(value, keras.Loss):
+            assert type(after[name]) is type(value)
+        else:
+            assert after[name] == value, name
+
+
+def test_options_of_all_classes_above_are_arguments():
+    names = arguments_of(LEARNERS["own"]())
+    assert {"slowness", "power", "inner_lr", "adapt", "seed"} <= names.keys()
+
+
+def test_the_network_is_taken_out_alone(learner, tmp_path):
+    learner.network.save(tmp_path / "network.keras")
+    alone = keras.models.load_model(tmp_path / "network.keras")
+    x = np.random.default_rng(0).normal(size=[5, 4])
+    np.testing.assert_allclose(alone(x), learner.network(x), 1e-6)

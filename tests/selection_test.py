@@ -1,0 +1,88 @@
+"""What the inner loop adapts is what one selects."""
+
+import keras
+import pytest
+from keras import layers
+
+from maml_tf import MAML, models
+from maml_tf.selection import NAMES, select
+
+
+@pytest.fixture
+def network():
+    parts = [
+        layers.Dense(3, name="first"),
+        layers.BatchNormalization(name="norm"),
+        layers.Dense(2, name="last"),
+        layers.Softmax(),
+    ]
+    return keras.Sequential([keras.Input((4,)), *parts])
+
+
+def paths(variables):
+    return ["/".join(v.path.split("/")[-2:]) for v in variables]
+
+
+@pytest.mark.parametrize("adapt", [None, "all"])
+def test_all_trainable_weights_are_the_default(network, adapt):
+    network.get_layer("first").trainable = False
+    assert paths(select(network, adapt)) == [
+        "norm/gamma",
+        "norm/beta",
+        "last/kernel",
+        "last/bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        "head",
+        lambda variable: "last" in variable.path,
+        lambda network: [network.get_layer("last")],
+        lambda network: network.get_layer("last"),
+        lambda network: network.get_layer("last").trainable_variables,
+        lambda network: [
+            network.get_layer("last").kernel,
+            network.get_layer("last"),
+        ],
+    ],
+)
+def test_the_head_in_many_ways(network, adapt, request):
+    place = request.node.callspec.indices["adapt"]
+    chosen = adapt(network) if place > 1 else adapt
+    assert paths(select(network, chosen)) == ["last/kernel", "last/bias"]
+
+
+def test_the_originals_choice():
+    network = models.omniglot_conv(5)
+    chosen = select(network, "fast_weights")
+    assert chosen == models.fast_weights(network)
+    assert len(chosen) < len(network.trainable_variables)
+
+
+def test_the_head_of_a_nested_model_is_its_last_layer():
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(3), inner])
+    assert paths(select(network, "head")) == ["head/kernel", "head/bias"]
+
+
+@pytest.mark.parametrize(
+    "adapt, message",
+    [
+        ("tail", f"adapt: expected one of .*{list(NAMES)[0]}.*got 'tail'"),
+        ([], "adapt: selects no trainable variable of"),
+        (lambda variable: False, "adapt: selects no trainable variable"),
+        ([layers.Dense(3)], "adapt: selects no trainable variable"),
+        ([keras.Variable(0.0, name="stray")], "stray.* is not a trainable"),
+        (["last"], "adapt: last is not a trainable variable"),
+    ],
+)
+def test_what_is_refused(network, adapt, message):
+    with pytest.raises(ValueError, match=message):
+        MAML(network, "mse", inner_lr=0.1, adapt=adapt)
+
+
+def test_frozen_variables_are_refused(network):
+    with pytest.raises(ValueError, match="moving_mean is not a trainable"):
+        select(network, [network.get_layer("norm").moving_mean])
