@@ -86,7 +86,7 @@ def choose(engine: str, network: keras.Model) -> Choice | None:
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}.")
-    functional.require_built(network)
+    functional.require_usable(network)
     reasons = stacked.unsupported(network)
     if engine == "stacked" and reasons:
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")

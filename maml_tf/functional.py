@@ -10,12 +10,66 @@ from maml_tf import exact
 from maml_tf.adaptation import ApplyFn
 
 
-def require_built(model: keras.Model) -> None:
-    """Raises `ValueError` for a model that has no weights yet."""
+def require_usable(model: keras.Model) -> None:
+    """Raises `ValueError` unless a model is built and not stateful."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"The network: expected a Keras model, got a "
+            f"{type(model).__name__}. A layer becomes one in "
+            "`keras.Sequential([keras.Input(…), layer])`."
+        )
     if not model.built:
         raise ValueError(
             f"The model {model.name!r} must be built before it is adapted. "
             "Call it once on an example, or give it an `Input`."
+        )
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                f"The layer {layer.name!r} carries a state from call to call, "
+                "which a function of parameters cannot. Make it with "
+                "`stateful=False`."
+            )
+
+
+def require_tasks(model: keras.Model, inputs) -> None:
+    """Raises `ValueError` unless inputs are those of tasks for a model."""
+    if not isinstance(inputs, (tuple, list)) or len(inputs) != 3:
+        found = [list(part.shape) for part in tf.nest.flatten(inputs)]
+        raise ValueError(
+            "The data: expected `((support_x, support_y, query_x), query_y)`, "
+            "each with a leading task axis, found inputs of shape "
+            f"{', '.join(map(str, found))}. `maml_tf.tasks.from_arrays` makes "
+            "tasks of labelled examples."
+        )
+    support_x, _, query_x = inputs
+    require_inputs(model, support_x, "B, n")
+    require_inputs(model, query_x, "B, n")
+
+
+def require_inputs(model: keras.Model, x, axes: str) -> None:
+    """Raises `ValueError` unless x are inputs for a model.
+
+    A model of a class of its own does not say what it takes.
+
+    Args:
+      model: a built Keras model.
+      x: inputs, nested.
+      axes: which come before those of an example: "n", or "B, n".
+    """
+    taken = [like.shape[1:] for like in getattr(model, "inputs", None) or []]
+    found = [part.shape for part in tf.nest.flatten(x)]
+    before = [None] * len(axes.split(", "))
+    fits = len(taken) == len(found) and all(
+        shape.is_compatible_with([*before, *features])
+        for shape, features in zip(found, taken, strict=True)
+    )
+    if taken and not fits:
+        expected = [f"[{', '.join(map(str, [axes, *f]))}]" for f in taken]
+        raise ValueError(
+            f"The model {model.name!r} takes inputs of shape "
+            f"{', '.join(expected)}, where B is the number of tasks and n "
+            f"that of examples; found {', '.join(str(list(s)) for s in found)}."
         )
 
 
@@ -43,10 +97,10 @@ def one_task(
     Returns:
       A function of (parameters, inputs). It raises `ValueError` if the model
       draws random numbers without a seed, or remembers anything else from call
-      to call, as a stateful recurrent layer does.
+      to call.
 
     Raises:
-      ValueError: if the model is not built.
+      ValueError: if the model is not built, or a layer is stateful.
     """
     apply_fn = with_penalty(model, variables, seed)
     return lambda parameters, x: apply_fn(parameters, x)[0]
@@ -62,7 +116,7 @@ def with_penalty(
     and `add_loss`, in the type `keras.config.floatx()`. It is zero for a model
     without.
     """
-    require_built(model)
+    require_usable(model)
     calls = itertools.count()
     generators = [v for v in model.variables if "seed_generator" in v.path]
     # A moving average's update may be lost. A generator's may not, without a
@@ -101,7 +155,9 @@ def output_spec(model: keras.Model, x):
     task = tf.nest.map_structure(
         lambda part: keras.KerasTensor(part.shape[1:], part.dtype), x
     )
-    known = all(part.shape.is_fully_defined() for part in tf.nest.flatten(x))
+    known = all(
+        part.shape[1:].is_fully_defined() for part in tf.nest.flatten(x)
+    )
 
     def spec(prediction):
         if known and None in prediction.shape:
@@ -144,6 +200,5 @@ def _require_no_memory(model, lost):
             f"The model {model.name!r} draws random numbers or carries a "
             "state from call to call, which a function of its parameters "
             "cannot. For dropout and noise layers pass `seed`, and give "
-            "layers of your own a `keras.random.SeedGenerator`; make "
-            "recurrent layers with `stateful=False`."
+            "layers of your own a `keras.random.SeedGenerator`."
         )

@@ -96,6 +96,9 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     Returns:
       A function of targets and predictions. It raises `ValueError` if the loss
       has no number for each task.
+
+    Raises:
+      ValueError: if it is no loss.
     """
     if isinstance(loss, (list, tuple, dict)):
         return _sum_of(loss, task_axes)
@@ -105,6 +108,10 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     if isinstance(loss, keras.Loss):
         reduce = tf.reduce_sum if loss.reduction == "sum" else reduce
         loss = loss.call
+    if not callable(loss):
+        raise ValueError(
+            f"The loss: expected one of Keras or a function, got {loss!r}."
+        )
 
     def task_loss(y, prediction):
         losses = loss(*_comparable(y, prediction))
@@ -149,13 +156,14 @@ def _comparable(y, prediction):
 
 
 def _require_task_axes(losses, y, task_axes):
-    tasks = tf.nest.flatten(y)[0].shape[:task_axes]
-    found = losses.shape
-    if len(found) < task_axes or not found[:task_axes].is_compatible_with(
-        tasks
+    targets, found = tf.nest.flatten(y)[0].shape, losses.shape
+    shared = min(len(found), task_axes + 1)
+    if len(found) < task_axes or not found[:shared].is_compatible_with(
+        targets[:shared]
     ):
         raise ValueError(
-            f"The loss: expected a number for each of the tasks, {tasks}, or "
-            f"for each example of them, got {found}. Reduce over the last "
-            "axes alone, or over none."
+            "The loss: expected a number for each task, "
+            f"{list(targets[:task_axes])}, or for each example, "
+            f"{list(targets[: task_axes + 1])}, got {list(found)}. Reduce over "
+            "the last axes alone, or over none."
         )

@@ -106,6 +106,7 @@ class MAML(keras.Model):
     ):
         super().__init__(name=name)
         _at_least_zero(inner_steps, test_inner_steps)
+        losses.per_task(inner_loss, 1)  # Raises for what is none.
         self.network = network
         self.inner_loss = inner_loss
         self.inner_lr = inner_lr
@@ -148,6 +149,7 @@ class MAML(keras.Model):
 
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
+        functional.require_tasks(self.network, inputs)
         seeds = self._seeds(inputs, training)
         if self.engine_for(inputs).engine == "stacked":
             return self._all_at_once(inputs, seeds, training)
@@ -194,11 +196,12 @@ class MAML(keras.Model):
           `trainable_variables`, of the loss as the optimizer scales it.
         """
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        functional.require_tasks(self.network, x)
         seeds = self._seeds(x, training=True)
         choice = self.engine_for(x)
         together = choice.engine == "stacked"
         predict = self._all_at_once if together else self._alone
-        if choice.group in (None, shapes.leading(x)):
+        if choice.group in (None, tf.nest.flatten(x)[0].shape[0]):
             return self._differentiate(data, predict, seeds)
         return self._by_groups(data, predict, seeds, choice.group)
 
@@ -324,6 +327,7 @@ class MAML(keras.Model):
           steps: inner steps; default `test_inner_steps`.
         """
         support = _map(tf.convert_to_tensor, (support_x, support_y))
+        functional.require_inputs(self.network, support[0], "n")
         seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
         phi = adapt(
             functional.with_penalty(self.network, self.adapted, seed),

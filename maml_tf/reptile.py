@@ -79,6 +79,7 @@ class Reptile(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        losses.per_task(inner_loss, 1)  # Raises for what is none.
         engines.choose("looped" if engine == "auto" else engine, network)
         self.engine = engine
         self.network = network
@@ -116,6 +117,7 @@ class Reptile(keras.Model):
         """Makes one meta-update; the metric is the mean inner loss."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, y = _map(tf.convert_to_tensor, (x, y))
+        functional.require_inputs(self.network, x, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))
         if self.carries:
             for variable, value in zip(
@@ -175,9 +177,10 @@ class Reptile(keras.Model):
             self._draw(self._seed(True), y, self.inner_steps, self.inner_batch)
         ]
 
-    def draw_test(self, y, seed):
+    def draw_test(self, y, seed, steps: int | None = None):
         """Draws the mini-batches of an evaluation, `[B, U, b]`."""
-        return self._draw(seed, y, self.test_inner_steps, self.test_inner_batch)
+        steps = self.test_inner_steps if steps is None else steps
+        return self._draw(seed, y, steps, self.test_inner_batch)
 
     def change(self, start, ends):
         """Returns how a task changes its parameters, of those it passed."""
@@ -250,19 +253,22 @@ class Reptile(keras.Model):
             self.network, variables, _fold(seed, i)
         )
 
-    def adapt(self, support_x, support_y):
+    def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
 
-        It is an ordinary Keras model, to predict, save or train further with,
-        after `test_inner_steps`. See `MAML.adapt`.
+        It is an ordinary Keras model, to predict, save or train further with.
+        See `MAML.adapt`.
 
         Args:
           support_x: inputs of one task, `[S, …]`, without a task axis.
           support_y: targets, `[S, …]`.
+          steps: inner steps; default `test_inner_steps`.
         """
         x, y = _map(tf.convert_to_tensor, (support_x, support_y))
+        functional.require_inputs(self.network, x, "n")
         seed = self._seed(False)
-        batches = self.draw_test(_map(lambda part: part[None], y), seed)[0]
+        one = _map(lambda part: part[None], y)
+        (batches,) = self.draw_test(one, seed, steps)
         start = self._theta(), self._initial()
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes)
@@ -282,6 +288,7 @@ class Reptile(keras.Model):
 
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""
+        functional.require_tasks(self.network, inputs)
         _, y, query_x = inputs
         seed, tasks = self._seed(training), leading(y)
         batches = self.draw_test(y, seed)

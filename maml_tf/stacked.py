@@ -43,7 +43,7 @@ def unsupported(model: keras.Model) -> list[str]:
     Raises:
       ValueError: if the model is not built.
     """
-    functional.require_built(model)
+    functional.require_usable(model)
     graph = _graph(model)
     if graph is None:
         return [f"{_title(model)} is neither sequential nor functional"]

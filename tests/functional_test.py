@@ -99,9 +99,8 @@ def global_noise(x):
         (lambda: layers.Dropout(0.5), None, "pass `seed`"),
         (lambda: layers.GRU(2, dropout=0.5), None, "pass `seed`"),
         (lambda: layers.Lambda(global_noise), [0, 0], "SeedGenerator"),
-        (lambda: layers.GRU(2, stateful=True), [0, 0], "stateful=False"),
     ],
-    ids=["dropout", "recurrent dropout", "global generator", "stateful"],
+    ids=["dropout", "recurrent dropout", "global generator"],
 )
 def test_state_that_would_be_lost_is_an_error(layer, seed, message):
     model = with_layer(layer(), batch_size=4)
