@@ -10,4 +10,5 @@ source tools/venv.sh
 use_venv ".[test]"
 ruff format --check .
 ruff check .
+mypy
 python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -16,7 +16,9 @@ setuptools.setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=["maml_tf"],
-    package_data={"maml_tf": ["splits/*.txt"]},  # a link to data/splits
+    package_data={
+        "maml_tf": ["py.typed", "splits/*.txt"]
+    },  # a link to data/splits
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py",
@@ -33,7 +35,16 @@ setuptools.setup(
     extras_require={
         "benchmarks": ["jax", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["dill", "psutil", "pytest", "pytest-xdist", "ruff"],
+        "docs": ["pdoc"],
+        "test": [
+            "dill",
+            "mypy",
+            "pdoc",
+            "psutil",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -1,6 +1,6 @@
 """Meta-learning by gradient descent, in TensorFlow 2 and Keras 3."""
 
-from maml_tf import inner_optimizers, losses, models, tasks
+from maml_tf import evaluation, inner_optimizers, losses, models, tasks
 from maml_tf.adaptation import Adaptation, adapt, gradient_descent
 from maml_tf.meta_learners import MAML, JointTraining, Predictions
 from maml_tf.reptile import FOML, Reptile
@@ -20,6 +20,7 @@ __all__ = [
     "Reptile",
     "adapt",
     "check_meta_gradient",
+    "evaluation",
     "gradient_descent",
     "inner_optimizers",
     "losses",

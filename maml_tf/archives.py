@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from maml_tf.cache import DataError
 
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
     path: PurePosixPath
     size: int
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO]
 
     def read(self) -> bytes:
         """Returns the content."""

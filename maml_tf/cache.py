@@ -109,7 +109,7 @@ def _write(path: Path, fingerprint: str, array: np.ndarray, labels) -> None:
 
 def _checksum(about: dict, array: np.ndarray) -> str:
     digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(array.ravel())
+    digest.update(array.ravel().data)
     return digest.hexdigest()
 
 

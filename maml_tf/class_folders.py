@@ -60,7 +60,7 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
       sizes: of all files, by path.
       part: "train", "validation" or "test".
     """
-    classes = collections.defaultdict(dict)
+    classes: dict[str, dict] = collections.defaultdict(dict)
     for path in sorted(filter(is_image, sizes)):
         folder, name, file = ("", "", *path.parts)[-3:]
         if folder.lower() in FOLDERS[part]:
@@ -94,7 +94,9 @@ def image_files(
       classes: paths by class and file.
       sizes: of the files, by path.
     """
-    wanted = {path for files in classes.values() for path in files.values()}
+    wanted: set = {
+        path for files in classes.values() for path in files.values()
+    }
 
     def read():
         for member in walk(root):

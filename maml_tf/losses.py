@@ -9,7 +9,7 @@ Keras.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,7 @@ import tensorflow as tf
 from maml_tf.saving import Value
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-Loss = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
+Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
 """A loss by its Keras name, an object or function, or one for each output."""
 
 _register = keras.saving.register_keras_serializable("maml_tf")

@@ -119,7 +119,7 @@ class MAML(keras.Model):
         self.seed = seed
         self.engine = engine
         self._engine = engines.choose(engine, network)
-        self._engines = {}
+        self._engines: dict[tuple, engines.Choice] = {}
         self.adapted = select(network, adapt)
         self.task_metrics = dict(task_metrics or {})
         self.trackers = {

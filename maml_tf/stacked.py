@@ -63,7 +63,7 @@ def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
     graph = _graph(model)
     if graph is None:
         return [(layer, []) for layer in model.layers]
-    found = {}
+    found: dict[keras.Layer, list[str]] = {}
     for layer, kwargs in _calls(graph):
         reasons = found.setdefault(layer, [])
         reasons += [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from maml_tf.class_folders import load_class_folders
 from maml_tf.image_classes import check_sizes
@@ -30,8 +31,8 @@ def meta_batches(sampler: Sampler, start: int = 0) -> tf.data.Dataset:
 
 
 def from_arrays(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: ArrayLike | dict[str, ArrayLike],
+    y: ArrayLike,
     *,
     ways: int,
     shots: int,
