@@ -1,0 +1,94 @@
+"""Every page is true: its programs run, its commands and links exist.
+
+A block of ```output is what the block above it prints.
+"""
+
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import maml_tf.main
+from maml_tf import main_reptile
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def blocks(page):
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def some_digits(name, split, as_supervised, batch_size):
+    """Stands in for `tfds.load`, which downloads."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(10), 12)
+    return rng.integers(0, 256, [120, 28, 28, 1], "uint8"), y
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tfds, "load", some_digits)
+    monkeypatch.setattr(tfds, "as_numpy", lambda whole: whole)
+
+
+@page
+def test_programs_run(page, capsys):
+    names = {"__name__": f"page_{page.stem}"}
+    printed = None
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+            printed = capsys.readouterr().out
+        elif language == "output":
+            assert printed == text
+
+
+@page
+def test_flags_of_commands_exist(page):
+    sys.stdout.flush()
+    for language, text in blocks(page):
+        commands = text.replace("\\\n", " ").splitlines()
+        for command in commands if language == "sh" else []:
+            name, *arguments = command.split()
+            flags = {a.split("=")[0] for a in arguments if a.startswith("--")}
+            if name == "maml-tf":
+                assert not {flag[2:] for flag in flags} - of_maml()
+            elif name == "reptile-tf":
+                flags = {flag[2:].replace("-", "_") for flag in flags}
+                assert not flags - of_reptile()
+            elif name.startswith("./"):
+                assert (ROOT / name).exists()
+
+
+def of_maml():
+    from absl import flags
+
+    own = flags.FLAGS.flags_by_module_dict()[maml_tf.main.__name__]
+    return {flag.name for flag in own} | {"flagfile"}
+
+
+def of_reptile():
+    rows = sum(main_reptile.FLAGS.values(), [])
+    return {name for _, name, _ in rows} | {"flagfile"}
+
+
+@page
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_the_quickstart_is_thirty_lines():
+    first = dict(blocks(ROOT / "docs" / "quickstart.md")[:1])["python"]
+    assert len(first.splitlines()) <= 30
