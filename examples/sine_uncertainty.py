@@ -91,7 +91,8 @@ def main(_):
             f"{shots} points: 90 % of networks within {spread:.2f} on average"
         )
     panels[0].set_ylabel(f"y, bands: 50 and 90 % of {SETS} support sets")
-    panels[-1].legend()
+    handles, labels = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.savefig(PICTURE.value, dpi=120)
     print("Picture:", PICTURE.value)
 

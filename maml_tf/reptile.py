@@ -80,7 +80,8 @@ class Reptile(keras.Model):
     ):
         super().__init__(name=name)
         losses.per_task(inner_loss, 1)  # Raises for what is none.
-        engines.choose("looped" if engine == "auto" else engine, network)
+        chosen = "looped" if engine == "auto" else engine
+        self._engine = engines.choose(chosen, network)
         self.engine = engine
         self.network = network
         self.inner_optimizer = inner_optimizer
@@ -96,7 +97,7 @@ class Reptile(keras.Model):
         self.seed = seed
         for argument in ("inner_steps", "test_inner_steps"):
             _at_least_one(argument, getattr(self, argument))
-        self._stacks = engine == "stacked"
+        self._stacks = self._engine.engine == "stacked"
         self._shapes = [v.shape for v in network.trainable_variables]
         self.inner_state = tf.nest.map_structure(
             self._remember, inner_optimizer.init(self._theta())
@@ -285,6 +286,10 @@ class Reptile(keras.Model):
         """
         inputs = support_x, support_y, query_x
         return self(_map(tf.convert_to_tensor, inputs))
+
+    def execution_plan(self) -> engines.Plan:
+        """Returns which layers can run stacked, and why others cannot."""
+        return engines.plan(self._engine, self.network)
 
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""

@@ -5,11 +5,11 @@ A block of ```output is what the block above it prints.
 
 import pathlib
 import re
-import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from absl import flags
 
 import maml_tf.main
 from maml_tf import main_reptile
@@ -54,7 +54,6 @@ def test_programs_run(page, capsys):
 
 @page
 def test_flags_of_commands_exist(page):
-    sys.stdout.flush()
     for language, text in blocks(page):
         commands = text.replace("\\\n", " ").splitlines()
         for command in commands if language == "sh" else []:
@@ -70,8 +69,6 @@ def test_flags_of_commands_exist(page):
 
 
 def of_maml():
-    from absl import flags
-
     own = flags.FLAGS.flags_by_module_dict()[maml_tf.main.__name__]
     return {flag.name for flag in own} | {"flagfile"}
 

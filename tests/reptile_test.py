@@ -184,6 +184,12 @@ def test_fits_as_a_keras_model_with_a_schedule():
     assert scores["loss"] < first and scores["mae"] > 0
 
 
+def test_the_plan_lists_the_layers():
+    plan = learner(optimizer=Adam(0.01)).execution_plan()
+    assert plan.choice.engine == "looped"
+    assert [reasons for *_, reasons in plan.layers] == ["", ""]
+
+
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
 def test_dropout_draws_anew_in_every_step(engine, float64):
     # f(x) = b + drop(x) for x = 2: a mask of one half is 0 or 4. One mask for
