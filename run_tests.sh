@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite, from a bare machine. Arguments are pytest's.
-# A worker grows to 6 GB, so there are at most four.
+# A worker takes one core and grows to 6 GB, so there are at most four.
 # PYTHON=python3.12 ./run_tests.sh chooses the Python that .venv is made from.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,4 +11,5 @@ use_venv ".[test]"
 ruff format --check .
 ruff check .
 mypy
+export TF_NUM_INTRAOP_THREADS=1
 python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

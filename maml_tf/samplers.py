@@ -231,7 +231,7 @@ def chooser(
       class by class.
     """
     tasks, ways, examples = drawn
-    starts, sizes = starts.astype(np.int32), sizes.astype(np.int32)
+    starts, sizes = (np.asarray(a, np.int32) for a in (starts, sizes))
     counts = tf.fill([tasks], len(sizes) * turns)
     labels = np.tile(np.repeat(np.arange(ways), examples), (tasks, 1))
 

@@ -117,11 +117,8 @@ def _like(learner, task):
         except Exception:
             keras.config.set_floatx(floatx)
             keras.config.set_dtype_policy(policy)
-            like, data = (
-                _made_like(learner, learner.network),
-                _cast(task, floatx),
-            )
-            dtype = "float32"
+            like = _made_like(learner, learner.network)
+            data, dtype = _cast(task, floatx), "float32"
         yield like, data, dtype
     finally:
         keras.config.set_floatx(floatx)
@@ -136,7 +133,7 @@ def _made_like(learner, network):
         warnings.simplefilter("ignore")  # Said when the learner was made.
         like = saving.make(type(learner), arguments)
     like.set_weights(learner.get_weights())
-    loss = learner.loss if learner.compiled else learner.inner_loss
+    loss = learner.compiled and learner.loss or learner.inner_loss
     like.compile("sgd", tf.nest.map_structure(_mean, loss))
     return like
 

@@ -47,7 +47,6 @@ class SlowSignDescent(SignDescent):
 def network(outputs=3):
     parts = (
         keras.layers.Dense(8, "tanh"),
-        keras.layers.BatchNormalization(),
         keras.layers.Dropout(0.2),
         keras.layers.Dense(outputs),
     )
