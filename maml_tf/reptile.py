@@ -97,7 +97,7 @@ class Reptile(keras.Model):
         self.seed = seed
         for argument in ("inner_steps", "test_inner_steps"):
             _at_least_one(argument, getattr(self, argument))
-        self._stacks = self._engine.engine == "stacked"
+        self._stacks = chosen == "stacked"
         self._shapes = [v.shape for v in network.trainable_variables]
         self.inner_state = tf.nest.map_structure(
             self._remember, inner_optimizer.init(self._theta())
