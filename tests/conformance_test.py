@@ -167,13 +167,11 @@ class Case(NamedTuple):
       make: makes the network.
       fallback: what the plan says of it if it does not run stacked.
       random: whether it draws random numbers.
-      xla: whether Keras's layers compile.
     """
 
     make: Callable
     fallback: str | None = None
     random: bool = False
-    xla: bool = True
 
 
 L2 = keras.regularizers.L2(0.1)
@@ -217,7 +215,7 @@ CASES = {
     "embedding": Case(
         lambda: flat(layers.Embedding(5, 3), shape=(4,), dtype="int32")
     ),
-    "gru": Case(lambda: flat(layers.GRU(3), shape=(4, 2)), "gru", xla=False),
+    "gru": Case(lambda: flat(layers.GRU(3), shape=(4, 2)), "gru"),
     "lstm": Case(
         lambda: flat(layers.LSTM(3, unroll=True), shape=(4, 2)), "lstm"
     ),
@@ -357,10 +355,8 @@ def test_every_engine_and_mode_agrees(case, float64):
     expected = in_graph(looped.meta_gradient)(data)[0]
     tolerance = 1e-2 if has_half(network) else 1e-7
     assert_equal(looped.meta_gradient(data)[0], expected, tolerance)
-    others = []
-    if case.xla:
-        compiled = in_graph(looped.meta_gradient, jit_compile=True)
-        others.append(compiled(data)[0])
+    compiled = in_graph(looped.meta_gradient, jit_compile=True)
+    others = [compiled(data)[0]]
     if not case.fallback:
         stacked = learner(network, "stacked")
         others.append(in_graph(stacked.meta_gradient)(data)[0])
