@@ -16,7 +16,7 @@ TOLERANCE = {"float64": 1e-6, "float32": 5e-2}
 """The largest relative error of a derivative that is taken for right."""
 
 DIRECTIONS = 3
-_STEPS = {"float64": (1e-5, 1e-6, 1e-7), "float32": (1e-2, 3e-3)}
+_STEPS = {"float64": (1e-3, 1e-5, 1e-7), "float32": (1e-2, 3e-3)}
 
 
 class MetaGradientCheck(NamedTuple):
