@@ -8,12 +8,9 @@ the caller's choice.
 import dataclasses
 from typing import NamedTuple, Protocol
 
-import keras
 import tensorflow as tf
 
-from maml_tf.saving import Value
-
-_register = keras.saving.register_keras_serializable("maml_tf")
+from maml_tf.saving import Value, register
 
 
 class State(NamedTuple):
@@ -40,7 +37,7 @@ class InnerOptimizer(Protocol):
         """Returns new parameters and the new state."""
 
 
-@_register
+@register
 @dataclasses.dataclass(frozen=True)
 class SGD(Value):
     """Plain gradient descent, φ ← φ − α g, which remembers nothing.
@@ -58,7 +55,7 @@ class SGD(Value):
         return parameters - self.learning_rate * gradient, state
 
 
-@_register
+@register
 @dataclasses.dataclass(frozen=True)
 class Adam(Value):
     """Adam as TensorFlow 1 has it, and Reptile sets it: β₁ = 0.

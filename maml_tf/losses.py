@@ -14,16 +14,14 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from maml_tf.saving import Value
+from maml_tf.saving import Value, register
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
 """A loss by its Keras name, an object or function, or one for each output."""
 
-_register = keras.saving.register_keras_serializable("maml_tf")
 
-
-@_register
+@register
 def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """Returns the mean squared error over all points of a task.
 
@@ -39,7 +37,7 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
 
-@_register
+@register
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(Value):
     """The cross-entropy of a task as cbfinn/maml scales it.
@@ -69,7 +67,7 @@ class CrossEntropy(Value):
         return tf.reduce_sum(example_losses, axis=-1) / self.shots
 
 
-@_register
+@register
 def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the share of examples whose largest logit is their label's.
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, functional, losses, saving, shapes, stacked
+from maml_tf import engines, functional, losses, shapes, stacked
 from maml_tf.adaptation import adapt, gradient_descent
+from maml_tf.checks import at_least
 from maml_tf.copies import adapted_copy
 from maml_tf.losses import Loss, TaskLoss
+from maml_tf.saving import Learner, register
 from maml_tf.selection import Selection, select
 from maml_tf.tied import tie
 
@@ -33,11 +35,8 @@ class Predictions(NamedTuple):
     penalty: tuple[tf.Tensor, ...]
 
 
-_register = keras.saving.register_keras_serializable("maml_tf")
-
-
-@_register
-class MAML(keras.Model):
+@register
+class MAML(Learner):
     """Model-agnostic meta-learning, second or first order.
 
         φᵢ = θ − α ∇_θ L_support(θ)        (inner_steps times)
@@ -105,7 +104,7 @@ class MAML(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        _at_least_zero(inner_steps, test_inner_steps)
+        at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
         losses.per_task(inner_loss, 1)  # Raises for what is none.
         self.network = network
         self.inner_loss = inner_loss
@@ -134,8 +133,8 @@ class MAML(keras.Model):
         if self._engine is not None:
             return self._engine
         support_x, _, query_x = inputs
-        inputs = support_x, query_x
-        sizes = tuple(tuple(x.shape) for x in tf.nest.flatten(inputs))
+        inputs = tf.nest.flatten((support_x, query_x))
+        sizes = tuple(tuple(x.shape) for x in inputs)
         if sizes not in self._engines:
             self._engines[sizes] = engines.choose_by_size(
                 self.network,
@@ -413,14 +412,6 @@ class MAML(keras.Model):
         """Returns the query predictions after the last inner step."""
         return super().predict_step(data).query[-1]
 
-    def get_config(self):
-        """Returns all arguments, in the form in which Keras saves them."""
-        return saving.config_of(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return saving.from_config(cls, config)
-
     def _after(self, by_step):
         """Returns the query's at φ_U, with U as in training."""
         return by_step[: self.inner_steps + 1][-1]
@@ -437,7 +428,7 @@ class MAML(keras.Model):
         )
 
 
-@_register
+@register
 class JointTraining(MAML):
     """Ordinary training on all tasks' support sets: the pretrained baseline.
 
@@ -472,12 +463,3 @@ def _named(name, values):
     """Yields a tensor with its name, or those of a structure."""
     for value in tf.nest.flatten(values):
         yield name, value
-
-
-def _at_least_zero(inner_steps, test_inner_steps):
-    for name, steps in (
-        ("inner_steps", inner_steps),
-        ("test_inner_steps", test_inner_steps),
-    ):
-        if steps is not None and steps < 0:
-            raise ValueError(f"{name}: expected at least 0, got {steps}.")

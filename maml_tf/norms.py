@@ -1,10 +1,10 @@
 """Normalisation as the originals do it, by Keras layers."""
 
-import keras
 import tensorflow as tf
 from keras import layers, ops
 
 from maml_tf import convolution, exact, products, shapes
+from maml_tf.saving import register
 
 NORM_GRADIENTS = ("exact", "legacy")
 """How a normalisation's variance v is differentiated.
@@ -15,7 +15,7 @@ NORM_GRADIENTS = ("exact", "legacy")
 """
 
 
-@keras.saving.register_keras_serializable("maml_tf")
+@register
 class BatchStatisticsNorm(layers.Layer):
     """Batch normalisation by the statistics of the batch at hand, always.
 
@@ -88,7 +88,7 @@ class BatchStatisticsNorm(layers.Layer):
         return {**super().get_config(), **own}
 
 
-@keras.saving.register_keras_serializable("maml_tf")
+@register
 class NormalizedConv2D(layers.Layer):
     """A convolution and `BatchStatisticsNorm` in one, for few channels.
 
@@ -184,7 +184,7 @@ class NormalizedConv2D(layers.Layer):
         return {**super().get_config(), **own}
 
 
-@keras.saving.register_keras_serializable("maml_tf")
+@register
 class ExampleNorm(layers.Layer):
     """Layer normalisation of each example, with γ and β for each channel.
 

@@ -3,18 +3,18 @@
 import keras
 import tensorflow as tf
 
-from maml_tf import descent, engines, functional, losses, saving, stacked
+from maml_tf import descent, engines, functional, losses, stacked
+from maml_tf.checks import at_least
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
+from maml_tf.saving import Learner, register
 from maml_tf.shapes import leading
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
 
-_register = keras.saving.register_keras_serializable("maml_tf")
 
-
-@_register
-class Reptile(keras.Model):
+@register
+class Reptile(Learner):
     """Reptile: moves θ towards the parameters φ that tasks end at.
 
         φᵢ = U steps of the inner optimizer on mini-batches of task i, from θ
@@ -95,8 +95,11 @@ class Reptile(keras.Model):
         self.reset_inner_optimizer = reset_inner_optimizer
         self.transductive = transductive
         self.seed = seed
-        for argument in ("inner_steps", "test_inner_steps"):
-            _at_least_one(argument, getattr(self, argument))
+        at_least(
+            1,
+            inner_steps=self.inner_steps,
+            test_inner_steps=self.test_inner_steps,
+        )
         self._stacks = chosen == "stacked"
         self._shapes = [v.shape for v in network.trainable_variables]
         self.inner_state = tf.nest.map_structure(
@@ -318,14 +321,6 @@ class Reptile(keras.Model):
         axis = len(batches.shape) - 2
         return predict_alone(apply_fn, phi, x, query_x, axis, spec)
 
-    def get_config(self):
-        """Returns all arguments, in the form in which Keras saves them."""
-        return saving.config_of(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return saving.from_config(cls, config)
-
     def _theta(self):
         return descent.ravel(
             [v.value for v in self.network.trainable_variables]
@@ -383,7 +378,7 @@ class Reptile(keras.Model):
         )
 
 
-@_register
+@register
 class FOML(Reptile):
     """First-order meta-learning: follows each task's last mini-batch alone.
 
@@ -477,8 +472,3 @@ _map = tf.nest.map_structure
 
 def _fold(seed, number):
     return tf.random.experimental.stateless_fold_in(seed, number)
-
-
-def _at_least_one(argument, value):
-    if value < 1:
-        raise ValueError(f"{argument}: expected at least 1, got {value}.")

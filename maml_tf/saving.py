@@ -8,6 +8,10 @@ import keras
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
+register = keras.saving.register_keras_serializable("maml_tf")
+"""Makes a class or function known to Keras's saving, by its name."""
+
+
 class Value:
     """A dataclass that Keras saves by its fields."""
 
@@ -19,7 +23,19 @@ class Value:
         return cls(**config)
 
 
-def arguments_of(learner: keras.Model) -> dict:
+class Learner(keras.Model):
+    """A model that Keras saves by the arguments that it was made with."""
+
+    def get_config(self):
+        """Returns all arguments, in the form in which Keras saves them."""
+        return keras.saving.serialize_keras_object(arguments_of(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return make(cls, keras.saving.deserialize_keras_object(config))
+
+
+def arguments_of(learner: Learner) -> dict:
     """Returns what a learner was made with.
 
     Every argument is an attribute of its name, but for `adapt`: that is the
@@ -34,23 +50,13 @@ def arguments_of(learner: keras.Model) -> dict:
     return arguments
 
 
-def config_of(learner: keras.Model) -> dict:
-    """Returns a learner's arguments, in the form in which Keras saves them."""
-    return keras.saving.serialize_keras_object(arguments_of(learner))
-
-
-def make(kind: type, arguments: dict) -> keras.Model:
+def make(kind: type, arguments: dict) -> Learner:
     """Returns a learner with arguments as `arguments_of` returns them."""
     if "adapt" in arguments:
         weights = arguments["network"].weights
         adapt = [weights[place] for place in arguments["adapt"]]
         arguments = {**arguments, "adapt": adapt}
     return kind(**arguments)
-
-
-def from_config(kind: type, config: dict) -> keras.Model:
-    """Returns a learner with the arguments of a `config_of` another."""
-    return make(kind, keras.saving.deserialize_keras_object(config))
 
 
 def _argument_names(kind):

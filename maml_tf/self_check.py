@@ -84,7 +84,7 @@ def check_meta_gradient(
 def _learner(model, task, loss):
     if isinstance(model, MAML):
         return model
-    if not isinstance(model, keras.Model) or hasattr(model, "network"):
+    if isinstance(model, saving.Learner) or not isinstance(model, keras.Model):
         raise ValueError(
             "model: expected a MAML or a network, got a "
             f"{type(model).__name__}, which has no meta-gradient."
@@ -133,7 +133,7 @@ def _made_like(learner, network):
         warnings.simplefilter("ignore")  # Said when the learner was made.
         like = saving.make(type(learner), arguments)
     like.set_weights(learner.get_weights())
-    loss = learner.compiled and learner.loss or learner.inner_loss
+    loss = getattr(learner, "loss", None) or learner.inner_loss
     like.compile("sgd", tf.nest.map_structure(_mean, loss))
     return like
 
@@ -171,7 +171,7 @@ def _cast(structure, dtype):
 
 
 def _objective(learner, task):
-    """Returns the meta-objective as pairs (values, value and gradient)."""
+    """Returns the meta-objective for `_error`: where it is, and a function."""
     variables = learner.trainable_variables
     values = [tf.convert_to_tensor(variable.value) for variable in variables]
 

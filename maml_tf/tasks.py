@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from maml_tf.checks import at_least
 from maml_tf.class_folders import load_class_folders
 from maml_tf.image_classes import check_sizes
 from maml_tf.packing import Format
@@ -64,8 +65,12 @@ def from_arrays(
       ValueError: if x and y are not of the same length, or a number is not
         at least one.
     """
-    _at_least_one(
-        ways=ways, shots=shots, queries=queries, meta_batch_size=meta_batch_size
+    at_least(
+        1,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        meta_batch_size=meta_batch_size,
     )
     x, order, names, sizes = _by_class(x, y)
     check_sizes(names, sizes, ways=ways, needed=shots + queries)
@@ -147,12 +152,6 @@ def from_function(
     """
     seed = tf.constant(seed, tf.int64)
     return meta_batches(lambda t: draw(seed, t), start)
-
-
-def _at_least_one(**numbers):
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}.")
 
 
 def _by_class(x, y):

@@ -3,12 +3,12 @@
 import keras
 import tensorflow as tf
 
+from maml_tf.checks import at_least
 from maml_tf.meta_learners import MAML
+from maml_tf.saving import register
 
-_register = keras.saving.register_keras_serializable("maml_tf")
 
-
-@_register
+@register
 class ANIL(MAML):
     """Almost no inner loop: only the last layer adapts.
 
@@ -25,7 +25,7 @@ class ANIL(MAML):
         super().__init__(network, inner_loss, adapt=adapt, **options)
 
 
-@_register
+@register
 class MetaSGD(MAML):
     """MAML with a learned inner learning rate for every weight.
 
@@ -48,11 +48,10 @@ class MetaSGD(MAML):
 
     def inner_update(self, phi, gradients, u):
         """Returns φ − α ∘ ∇_φ L."""
-        steps = zip(phi, self.rates, gradients, strict=True)
-        return [p - rate * g for p, rate, g in steps]
+        return _step(phi, self.rates, gradients)
 
 
-@_register
+@register
 class MAMLPlusPlus(MAML):
     """MAML with learned rates for each layer and step, and a multi-step loss.
 
@@ -95,18 +94,14 @@ class MAMLPlusPlus(MAML):
             inner_steps=inner_steps,
             **options,
         )
-        if inner_steps < 1:
-            raise ValueError(
-                f"inner_steps: expected at least 1, got {inner_steps}."
-            )
+        at_least(1, inner_steps=inner_steps)
         self.multi_step_iterations = multi_step_iterations
         self.rates = _rates(self, [[inner_steps]] * len(self.adapted))
 
     def inner_update(self, phi, gradients, u):
         """Returns φ − αᵤ ∇_φ L."""
         u = min(u, self.inner_steps - 1)
-        steps = zip(phi, self.rates, gradients, strict=True)
-        return [p - rate[u] * g for p, rate, g in steps]
+        return _step(phi, [rate[u] for rate in self.rates], gradients)
 
     def scored(self, trajectory, training):
         """Returns φ₁, …, φ_U in training, else all."""
@@ -143,6 +138,12 @@ class MAMLPlusPlus(MAML):
             for query, penalty in zip(y_pred.query, penalties, strict=True)
         ]
         return tf.tensordot(self.step_weights(), tf.stack(losses), 1)
+
+
+def _step(phi, rates, gradients):
+    """Returns φ − α ∘ ∇_φ L."""
+    triples = zip(phi, rates, gradients, strict=True)
+    return [p - rate * g for p, rate, g in triples]
 
 
 def _rates(learner, shapes):

@@ -1,8 +1,19 @@
-"""Runs `maml-tf` in the test's own process."""
+"""Runs `maml-tf` in the test's own process, and knows both programs' flags."""
 
 from absl import flags
 
-from maml_tf import main
+from maml_tf import main, main_reptile
+
+
+def flags_of_maml():
+    """Returns the names of the flags of `maml-tf`."""
+    own = flags.FLAGS.flags_by_module_dict()[main.__name__]
+    return {flag.name for flag in own}
+
+
+def flags_of_reptile():
+    """Returns the names of the flags of `reptile-tf`, with underscores."""
+    return {name for _, name, _ in sum(main_reptile.FLAGS.values(), [])}
 
 
 def parse(*arguments):

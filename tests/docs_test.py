@@ -9,14 +9,13 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from absl import flags
-
-import maml_tf.main
-from maml_tf import main_reptile
+from command_lines import flags_of_maml, flags_of_reptile
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+FLAGS = {"maml-tf": flags_of_maml(), "reptile-tf": flags_of_reptile()}
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -60,24 +59,12 @@ def test_flags_of_commands_exist(page):
         commands = text.replace("\\\n", " ").splitlines()
         for command in commands if language == "sh" else []:
             name, *arguments = command.split()
-            flags = {a.split("=")[0] for a in arguments if a.startswith("--")}
-            if name == "maml-tf":
-                assert not {flag[2:] for flag in flags} - of_maml()
-            elif name == "reptile-tf":
-                flags = {flag[2:].replace("-", "_") for flag in flags}
-                assert not flags - of_reptile()
+            given = [a[2:] for a in arguments if a.startswith("--")]
+            given = {a.split("=")[0].replace("-", "_") for a in given}
+            if name in FLAGS:
+                assert not given - FLAGS[name] - {"flagfile"}
             elif name.startswith("./"):
                 assert (ROOT / name).exists()
-
-
-def of_maml():
-    own = flags.FLAGS.flags_by_module_dict()[maml_tf.main.__name__]
-    return {flag.name for flag in own} | {"flagfile"}
-
-
-def of_reptile():
-    rows = sum(main_reptile.FLAGS.values(), [])
-    return {name for _, name, _ in rows} | {"flagfile"}
 
 
 @page

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 from absl import flags
+from command_lines import flags_of_maml, flags_of_reptile
 
-import maml_tf.main
-from maml_tf import main_reptile
+import maml_tf
 from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
 
@@ -59,11 +59,9 @@ def test_the_example_learns_to_adapt_to_held_out_tasks():
 @pytest.mark.parametrize("title", [OF_MAML, OF_REPTILE])
 def test_every_flag_is_there(title):
     if title == OF_MAML:
-        own = flags.FLAGS.flags_by_module_dict()[maml_tf.main.__name__]
-        ours = {flag.name for flag in own}
+        ours = flags_of_maml()
     else:
-        rows = sum(main_reptile.FLAGS.values(), [])
-        ours = {name.replace("_", "-") for _, name, _ in rows}
+        ours = {name.replace("_", "-") for name in flags_of_reptile()}
     assert set(re.findall(r"`--([a-z_-]+)`", section(title))) == ours
 
 

@@ -133,6 +133,13 @@ def test_a_model_that_cannot_be_copied_is_checked_in_float32():
         np.testing.assert_array_equal(was, now)
 
 
+def test_a_network_may_call_a_part_of_it_network():
+    own = Own()
+    own.network = own.hidden
+    own(task()[0][0][0])
+    assert check_meta_gradient(own, task()).second_order
+
+
 @pytest.mark.parametrize(
     "model", [keras.layers.Dense(1), FOML(network(), SGD(0.1), inner_steps=1)]
 )
