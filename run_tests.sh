@@ -11,5 +11,4 @@ use_venv ".[test]"
 ruff format --check .
 ruff check .
 mypy
-export TF_NUM_INTRAOP_THREADS=1
 python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

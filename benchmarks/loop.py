@@ -119,8 +119,10 @@ def run_timer(settings: dict, warm_up: int):
     """
     import keras
 
-    from maml_tf import train
+    from maml_tf import share_cores, train
     from maml_tf.config import Config
+
+    share_cores(Config(**settings).meta_batch_size)
 
     class Clock(keras.callbacks.Callback):
         """Notes when iterations are done, by their number."""

@@ -12,8 +12,12 @@ from maml_tf import losses, models
 class Peer:
     """`maml_tf.MAML` and its compiled training step."""
 
+    SIDE_BY_SIDE: int | None = None
+    """What shares the cores; default the tasks."""
+
     def __init__(self, workload, dtype, variant):
         del variant
+        maml_tf.share_cores(self.SIDE_BY_SIDE or workload.tasks)
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
         self.workload = workload

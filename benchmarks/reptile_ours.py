@@ -5,13 +5,12 @@ import ours
 import tensorflow as tf
 
 import maml_tf
-from maml_tf import main_reptile
-
-main_reptile.use_threads()
 
 
 class Peer(ours.Peer):
     """`maml_tf.Reptile` and its compiled training step."""
+
+    SIDE_BY_SIDE = 2  # as `reptile-tf` does
 
     def elements(self, task):
         """Returns the support sets."""

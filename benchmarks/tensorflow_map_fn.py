@@ -8,7 +8,8 @@ class Peer:
     """One task a time in a graph, B of them in parallel."""
 
     def __init__(self, workload, dtype, variant):
-        del variant
+        if variant == "one thread":
+            tf.config.threading.set_intra_op_parallelism_threads(1)
         self.workload = workload
         self.batch = Task(*map(tf.constant, workload.data(dtype)))
         self.theta = [

@@ -57,6 +57,7 @@ class Implementation:
 
 _JAX = ("scan im2col", "vmap im2col", "scan native", "vmap native")
 _CONVOLUTIONS = ("native", "im2col")
+_THREADS = ("one thread", "all threads")  # for an operation
 
 IMPLEMENTATIONS = {
     "ours": Implementation(
@@ -65,7 +66,9 @@ IMPLEMENTATIONS = {
         reptile_module="reptile_ours",
         reptile_variants=("",),
     ),
-    "tensorflow_map_fn": Implementation("tensorflow_map_fn", "tensorflow"),
+    "tensorflow_map_fn": Implementation(
+        "tensorflow_map_fn", "tensorflow", _THREADS, _THREADS
+    ),
     "jax": Implementation(
         "jax_peer",
         "jax",

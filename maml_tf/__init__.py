@@ -2,6 +2,7 @@
 
 from maml_tf import evaluation, inner_optimizers, losses, models, tasks
 from maml_tf.adaptation import Adaptation, adapt, gradient_descent
+from maml_tf.cores import share_cores
 from maml_tf.meta_learners import MAML, JointTraining, Predictions
 from maml_tf.reptile import FOML, Reptile
 from maml_tf.self_check import MetaGradientCheck, check_meta_gradient
@@ -25,6 +26,7 @@ __all__ = [
     "inner_optimizers",
     "losses",
     "models",
+    "share_cores",
     "tasks",
 ]
 __version__ = "0.1.0"

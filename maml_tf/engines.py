@@ -4,6 +4,7 @@ Both compute the same, and loop inside one graph. *Stacked* runs as many tasks
 at once as stay in the processor's caches, or nearly: their operations are
 larger, and cheaper to start. *Looped* runs one task by Keras's own layers,
 which is faster where one task fills the caches, and runs any Keras model.
+Groups of tasks run side by side where cores are shared, see `cores`.
 """
 
 import warnings
@@ -12,12 +13,15 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import functional, stacked
+from maml_tf import cores, functional, stacked
 
 ENGINES = ("auto", "stacked", "looped")
 
 STACKED_BYTES = 150e6
 """The largest estimate, in bytes, of tasks that are stacked."""
+
+SHARED_BYTES = 40e6
+"""The same where several such groups run side by side."""
 
 _GROUP = {"stacked": None, "looped": 1}
 
@@ -134,9 +138,14 @@ def choose_by_size(
         return Choice("stacked", "sizes are not known", None)
     passes = min(inner_steps, 1) if first_order else inner_steps
     needed = passes * support + query
-    group = _largest_divisor(tasks, STACKED_BYTES / needed)
+    groups = cores.side_by_side()
+    limit = STACKED_BYTES if groups == 1 else SHARED_BYTES
+    group = _largest_divisor(tasks, limit / needed)
     name = "stacked" if group >= min(tasks, 2) else "looped"
-    reason = f"{group} at once, each takes about {needed / 1e6:,.2f} MB"
+    beside = (
+        f" in each of {groups} groups" if group < tasks and groups > 1 else ""
+    )
+    reason = f"{group} at once{beside}, each takes about {needed / 1e6:,.2f} MB"
     return Choice(name, reason, group)
 
 

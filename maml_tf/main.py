@@ -167,8 +167,11 @@ def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
 
 def _run(config):
     # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import datasets, train
+    from maml_tf import cores, datasets, train
 
+    cores.share_unless_started(
+        config.meta_batch_size if config.train else train.TEST_META_BATCH
+    )
     if flags.FLAGS.explain:
         print(train.explain(config))
     elif flags.FLAGS.check_data:

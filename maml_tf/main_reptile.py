@@ -163,15 +163,6 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def use_threads() -> None:
-    """Gives an operation half of the processor, before TensorFlow starts.
-
-    A step is many small operations, of which two can run at a time.
-    """
-    threads = max(1, (os.cpu_count() or 1) // 2)
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-
-
 def main(arguments: list[str]) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
     if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
@@ -182,11 +173,12 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments):
     values = parse(arguments)
-    use_threads()
     config = config_from_flags(values)
     # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import datasets, reptile_train
+    from maml_tf import cores, datasets, reptile_train
 
+    # A step is many small operations, of which two can run at a time.
+    cores.share_unless_started(2)
     if values.explain:
         print(reptile_train.explain(config))
         return

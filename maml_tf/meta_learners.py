@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, functional, losses, shapes, stacked
+from maml_tf import cores, engines, functional, losses, shapes, stacked
 from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.checks import at_least
 from maml_tf.copies import adapted_copy
@@ -150,14 +150,19 @@ class MAML(Learner):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
         functional.require_tasks(self.network, inputs)
         seeds = self._seeds(inputs, training)
-        if self.engine_for(inputs).engine == "stacked":
-            return self._all_at_once(inputs, seeds, training)
-        signature = self._signature(inputs, training)
-        return tf.map_fn(
-            lambda task: self._one_task(*task, training),
-            (inputs, seeds),
-            fn_output_signature=signature,
+        predict, group = self._predictor(inputs)
+        if group is None:
+            return predict(inputs, seeds, training)
+        predictions = tf.map_fn(
+            lambda part: predict(*part, training),
+            _in_groups((inputs, seeds), group),
+            fn_output_signature=_map(
+                lambda spec: tf.TensorSpec([group, *spec.shape], spec.dtype),
+                self._signature(inputs, training),
+            ),
+            parallel_iterations=cores.side_by_side(),
         )
+        return _map(shapes.merge, predictions)
 
     def train_step(self, data):
         """Makes a meta-update, or one for each meta-batch of a block."""
@@ -197,12 +202,17 @@ class MAML(Learner):
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         functional.require_tasks(self.network, x)
         seeds = self._seeds(x, training=True)
-        choice = self.engine_for(x)
-        together = choice.engine == "stacked"
-        predict = self._all_at_once if together else self._alone
-        if choice.group in (None, tf.nest.flatten(x)[0].shape[0]):
+        predict, group = self._predictor(x)
+        if group is None:
             return self._differentiate(data, predict, seeds)
-        return self._by_groups(data, predict, seeds, choice.group)
+        return self._by_groups(data, predict, seeds, group)
+
+    def _predictor(self, inputs):
+        """Returns what predicts a group of tasks, and how many, if not all."""
+        engine, _, group = self.engine_for(inputs)
+        predict = self._all_at_once if engine == "stacked" else self._alone
+        everything = group == tf.nest.flatten(inputs)[0].shape[0]
+        return predict, None if everything else group
 
     def _differentiate(self, data, predict, seeds):
         """Returns the `meta_gradient` of tasks that are predicted together."""
@@ -223,7 +233,7 @@ class MAML(Learner):
         The gradient of each group of tasks is taken inside the loop's body, so
         that memory holds one group's intermediate results.
         """
-        groups = _map(lambda part: _in_groups(part, group), (data, seeds))
+        groups = _in_groups((data, seeds), group)
         count = shapes.leading(groups)
 
         def body(i, sums, stored):
@@ -245,7 +255,7 @@ class MAML(Learner):
             body,
             (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
             maximum_iterations=count,
-            parallel_iterations=1,  # more would hold more groups in memory
+            parallel_iterations=cores.side_by_side(),
         )
         means = _map(lambda total: total / tf.cast(count, total.dtype), sums)
         return means, _map(lambda s: shapes.merge(s.stack()), stored)
@@ -454,9 +464,12 @@ class JointTraining(MAML):
 _map = tf.nest.map_structure
 
 
-def _in_groups(part, group):
-    """[B, …] → [B / group, group, …]."""
-    return tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]])
+def _in_groups(tasks, group):
+    """[B, …] → [B / group, group, …], of each tensor."""
+    return _map(
+        lambda part: tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]]),
+        tasks,
+    )
 
 
 def _named(name, values):

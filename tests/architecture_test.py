@@ -31,6 +31,7 @@ ARCHITECTURE = {
     "functional": ("learner", "keras tensorflow"),
     "rules": ("learner", "keras tensorflow"),
     "stacked": ("learner", "keras tensorflow"),
+    "cores": ("learner", "tensorflow"),
     "engines": ("learner", "keras tensorflow"),
     "meta_learners": ("learner", "keras tensorflow"),
     "self_check": ("learner", "keras numpy tensorflow"),

@@ -1,10 +1,14 @@
 """What several tests share: float64, and where the shared files are."""
 
+import os
 import pathlib
 
 import keras
 import numpy as np
 import pytest
+
+# Tests run side by side, see run_tests.sh: one core for an operation of each.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from maml_tf import MAML, JointTraining, engines, losses, models
+from maml_tf import MAML, JointTraining, cores, engines, losses, models
 
 TASKS = 3
 
@@ -300,6 +300,7 @@ def test_engine_is_chosen(monkeypatch):
         choice = choose(recurrent())
     assert choice.engine == "looped" and "gru" in choice.reason
     monkeypatch.setattr(engines, "STACKED_BYTES", 1000)
+    monkeypatch.setattr(engines, "SHARED_BYTES", 1000)
     assert choose(network).engine == "looped"
     with pytest.raises(ValueError, match="engine.*'fast'"):
         choose(network, "fast")
@@ -309,7 +310,12 @@ def test_engine_is_chosen(monkeypatch):
 # 1 → 2 → 1: products and sums of 2, a tanh of 2, a product and a sum of 1:
 # 8 numbers a point.
 @pytest.mark.parametrize(("first_order", "steps"), [(False, 10), (True, 1)])
-def test_groups_are_as_large_as_fits(first_order, steps, float64, monkeypatch):
+@pytest.mark.parametrize(
+    ("groups", "limiting"), [(1, "STACKED_BYTES"), (2, "SHARED_BYTES")]
+)
+def test_groups_are_as_large_as_fits(
+    groups, limiting, first_order, steps, float64, monkeypatch
+):
     network = keras.Sequential(
         [
             keras.Input((1,)),
@@ -320,7 +326,8 @@ def test_groups_are_as_large_as_fits(first_order, steps, float64, monkeypatch):
     needed = 8 * 8 * (steps * 4 + 6)
 
     def choose(tasks, limit):
-        monkeypatch.setattr(engines, "STACKED_BYTES", limit)
+        monkeypatch.setattr(engines, limiting, limit)
+        monkeypatch.setattr(cores, "side_by_side", lambda: groups)
         support, query = (tf.zeros([tasks, n, 1], tf.float64) for n in (4, 6))
         return engines.choose_by_size(
             network,
