@@ -4,8 +4,6 @@ Training is one Keras epoch that starts at any iteration, so that a run can
 be interrupted and continued anywhere.
 """
 
-import csv
-import io
 import os
 import signal
 import sys
@@ -15,12 +13,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import checkpoints, files
+from maml_tf import files
 from maml_tf.evaluation import AdaptationCurve
+from maml_tf.logs import Table
+
+CHANCE = 1.05
+"""What is no better than chance: 1 / N times this."""
 
 
 class IterationCallback(keras.callbacks.Callback):
-    """Calls `on_iteration(iteration)` with the number of updates done."""
+    """Calls `on_iteration(iteration)` with the number of updates done.
+
+    Attributes:
+      metrics: what the learner has tracked so far, by name.
+    """
 
     def __init__(self, start: int):
         super().__init__()
@@ -28,6 +34,7 @@ class IterationCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts."""
+        self.metrics = logs
         self.on_iteration(self.start + (batch + 1) * self.model.block)
 
     def on_iteration(self, iteration: int):
@@ -52,41 +59,8 @@ class Progress(IterationCallback):
         self.bar.update(iteration - self.start)
 
 
-class Table:
-    """A CSV file of one row for an iteration, which a resumed run continues.
-
-    Rows after the resumed iteration are dropped: they will come again.
-
-    Args:
-      path: the CSV file.
-      start: the iteration at which the run starts or continues.
-    """
-
-    def __init__(self, path: str, start: int):
-        self.path = path
-        self.rows = _read_rows(path, start)
-        if os.path.exists(path):
-            with files.replacing(path) as file:
-                file.write(self._text(self.rows, header=True).encode())
-
-    def append(self, iteration: int, values: dict[str, float]) -> None:
-        """Adds a row and writes it at once."""
-        self.rows.append({"iteration": iteration, **values})
-        with open(self.path, "a", newline="") as file:
-            header = file.tell() == 0
-            file.write(self._text(self.rows[-1:], header))
-
-    def _text(self, rows, header):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0] if rows else [])
-        if header and rows:
-            writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-
 class TrainingLog(IterationCallback):
-    """Means over each window of iterations: a CSV row, TensorBoard, a line.
+    """Means over each window of iterations: a row, and a line.
 
     Every `window` iterations the learner's metrics are written and start
     afresh; every `print_interval` the mean of the windows since is printed as
@@ -95,7 +69,6 @@ class TrainingLog(IterationCallback):
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
-      writer: a `tf.summary` writer, or `None`.
       line: makes the printed line of an iteration and a row of means, or
         `None`.
       window: in iterations.
@@ -106,7 +79,6 @@ class TrainingLog(IterationCallback):
         self,
         start: int,
         table: Table,
-        writer,
         line: Callable[[int, dict[str, float]], str] | None,
         *,
         window: int,
@@ -114,7 +86,6 @@ class TrainingLog(IterationCallback):
     ):
         super().__init__(start)
         self.table = table
-        self.writer = writer
         self.line = line
         self.window = window
         self.print_interval = print_interval
@@ -122,6 +93,7 @@ class TrainingLog(IterationCallback):
     def on_train_begin(self, logs=None):
         """Keeps the metrics of an interrupted window, which Keras resets."""
         self.window_so_far = [v.numpy() for v in self.model.metrics_variables]
+        self._reset = tf.function(self.model.reset_metrics)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Gives the interrupted window its metrics back."""
@@ -135,14 +107,11 @@ class TrainingLog(IterationCallback):
         """Writes a window that is complete."""
         if iteration % self.window:
             return
-        means = self.model.get_metrics_result()
-        means = {name: float(value) for name, value in means.items()}
-        self.table.append(iteration, means)
-        write_scalars(self.writer, iteration, means)
-        self.model.reset_metrics()
+        self.table.append(iteration, self.metrics)
+        self._reset()
         if self.line and iteration % self.print_interval == 0:
             rows = self.table.rows[-self.print_interval // self.window :]
-            means = {k: np.mean([row[k] for row in rows]) for k in means}
+            means = {k: np.mean([row[k] for row in rows]) for k in self.metrics}
             print_line(self.line(iteration, means))
 
 
@@ -152,19 +121,15 @@ class Curve(IterationCallback):
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
-      writer: a `tf.summary` writer, or `None`.
       score: maps the iteration to metrics by name, each `[B, U + 1]`, see
         `evaluation.scorer`.
-      prefix: of the names in TensorBoard.
       interval: in iterations.
     """
 
-    def __init__(self, start, table, writer, score, prefix, interval):
+    def __init__(self, start, table, score, interval):
         super().__init__(start)
         self.table = table
-        self.writer = writer
         self.score = score
-        self.prefix = prefix
         self.interval = interval
 
     def on_iteration(self, iteration):
@@ -177,15 +142,13 @@ class Curve(IterationCallback):
             self.write(iteration, means)
 
     def write(self, iteration, means):
-        """Writes a row of the table, and TensorBoard scalars."""
+        """Writes a row of the table."""
         row = {
             f"{name}_{u}": float(value)
             for name, curve in means.items()
             for u, value in enumerate(curve)
         }
         self.table.append(iteration, row)
-        scalars = {f"{self.prefix}{name}": value for name, value in row.items()}
-        write_scalars(self.writer, iteration, scalars)
 
 
 class Validation(Curve):
@@ -207,19 +170,15 @@ class TaskScores(IterationCallback):
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
-      writers: `tf.summary` writers by part, or `None`s.
       scores: by part, a function from the count of updates before to the
         scores of tasks.
-      name: of the score, in TensorBoard.
       interval: in iterations.
     """
 
-    def __init__(self, start, table, writers, scores, name, interval):
+    def __init__(self, start, table, scores, interval):
         super().__init__(start)
         self.table = table
-        self.writers = writers
         self.scores = scores
-        self.name = name
         self.interval = interval
 
     def on_iteration(self, iteration):
@@ -232,10 +191,69 @@ class TaskScores(IterationCallback):
             for part, score in self.scores.items()
         }
         self.table.append(iteration, row)
-        for part, value in row.items():
-            write_scalars(self.writers[part], batch, {self.name: value})
         values = " ".join(f"{part}={value:f}" for part, value in row.items())
         print_line(f"batch {batch}: {values}")
+
+
+class Alarm(IterationCallback):
+    """Says once what is wrong with all of a table's last rows.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      table: what to look at.
+      rows: how many of the last ones.
+      faults: functions from them to what is wrong, or `None`.
+    """
+
+    def __init__(self, start, table, rows, faults):
+        super().__init__(start)
+        self.table = table
+        self.rows = rows
+        self.faults = faults
+        self.seen = 0
+
+    def on_iteration(self, iteration):
+        """Looks at new rows, if there are enough."""
+        last = self.table.rows[-self.rows :]
+        if len(last) < self.rows or last[-1]["iteration"] == self.seen:
+            return
+        self.seen = last[-1]["iteration"]
+        for fault in list(self.faults):
+            if message := fault(last):
+                print_line(f"Alarm at iteration {iteration}: {message}")
+                self.faults.remove(fault)
+
+
+def at_chance(column: str, ways: int):
+    """Returns the fault of accuracy that is no better than 1 / N."""
+
+    def fault(rows):
+        mean = np.mean([row[column] for row in rows])
+        if mean > CHANCE / ways:
+            return None
+        return (
+            f"accuracy is {mean:.1%}, no better than chance, 1/{ways}. Likely "
+            "causes: an inner or outer step size that is too small or too "
+            "large, labels that do not belong to their images, classes that "
+            "cannot be told apart."
+        )
+
+    return fault
+
+
+def worsens(before: str, after: str):
+    """Returns the fault of an inner loop that makes the loss worse."""
+
+    def fault(rows):
+        if any(row[after] <= row[before] for row in rows):
+            return None
+        return (
+            f"adaptation makes the loss worse since iteration "
+            f"{rows[0]['iteration']}: {rows[-1][before]:.4g} before, "
+            f"{rows[-1][after]:.4g} after. Lower the inner step size."
+        )
+
+    return fault
 
 
 class Saver(IterationCallback):
@@ -243,23 +261,25 @@ class Saver(IterationCallback):
 
     Args:
       start: the iteration at which the run starts or continues.
-      folder: where checkpoints go.
-      phase: see `checkpoints.save`.
+      save: saves the state after an iteration.
       interval: in iterations.
+      on_save_error: "stop", or "continue": the next one may succeed. The last
+        one must.
     """
 
-    def __init__(self, start, folder, phase, interval):
+    def __init__(self, start, save, interval, on_save_error="stop"):
         super().__init__(start)
-        self.folder = folder
-        self.phase = phase
+        self.save = save
         self.interval = interval
+        self.on_save_error = on_save_error
         self.done = self.saved = start
 
     def on_iteration(self, iteration):
         """Saves if it is time."""
         self.done = iteration
         if iteration % self.interval == 0:
-            self._save()
+            with files.tolerating(self.on_save_error):
+                self._save()
 
     def on_train_end(self, logs=None):
         """Saves what has been done since."""
@@ -267,14 +287,14 @@ class Saver(IterationCallback):
             self._save()
 
     def _save(self):
-        checkpoints.save(self.folder, self.model, self.phase, self.done)
+        self.save(self.done)
         self.saved = self.done
 
 
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the current step on SIGINT or SIGTERM.
 
-    A second signal acts as it would without this.
+    A second signal ends the process at once.
 
     Attributes:
       received: the signal, or `None`.
@@ -301,7 +321,9 @@ class StopOnSignal(keras.callbacks.Callback):
         del frame
         self.received = signal.Signals(number)
         self.model.stop_training = True
-        self.release()
+        # Python's own handler would wait for the end of TensorFlow's call.
+        for each in self._previous:
+            signal.signal(each, signal.SIG_DFL)
 
 
 class NonFiniteError(ArithmeticError):
@@ -333,6 +355,13 @@ class NonFiniteGuard(IterationCallback):
 
     def on_train_begin(self, logs=None):
         """Keeps the initial state."""
+        self._variables = [
+            *self.model.variables,
+            *self.model.optimizer.variables,
+        ]
+        self._read = tf.function(
+            lambda: [tf.identity(v.value) for v in self._variables]
+        )
         self._keep(self.start)
 
     def on_iteration(self, iteration):
@@ -347,17 +376,13 @@ class NonFiniteGuard(IterationCallback):
             self._check(self.done)
 
     def _check(self, iteration):
-        if np.isfinite(self.model.get_metrics_result()["loss"]):
+        if np.isfinite(self.metrics["loss"]):
             self._keep(iteration)
         else:
             raise NonFiniteError(self._explain(iteration))
 
     def _keep(self, iteration):
-        self._variables = [
-            *self.model.variables,
-            *self.model.optimizer.variables,
-        ]
-        self._values = [v.numpy() for v in self._variables]
+        self._values = self._read()
         self._good = iteration
 
     def _explain(self, iteration):
@@ -406,27 +431,6 @@ def fit(learner, data, start: int, end: int, others) -> None:
         raise KeyboardInterrupt(stop.received.name)
 
 
-def write_scalars(writer, step: int, values: dict[str, float]) -> None:
-    """Writes TensorBoard scalars; a `None` writer writes nothing."""
-    if writer is not None:
-        with writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        writer.flush()
-
-
 def print_line(line: str) -> None:
     """Prints a line of its own over a progress bar that may be there."""
     print(f"\r{line:<79}" if os.isatty(1) else line, flush=True)
-
-
-def _read_rows(path, last):
-    """Returns the rows up to iteration `last`; half a row is a later one."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="") as file:
-        return [
-            {k: int(v) if k == "iteration" else float(v) for k, v in r.items()}
-            for r in csv.DictReader(file)
-            if None not in r.values() and int(r["iteration"]) <= last
-        ]

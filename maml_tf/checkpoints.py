@@ -2,12 +2,16 @@
 
 `model{iteration}.npz` holds the network's weights, the optimizers' states and
 the running metrics after `iteration` updates: all that training depends on,
-since meta-batch t depends on (seed, t) alone.
+since meta-batch t depends on (seed, t) alone. With it are the settings of the
+run, and a checksum.
 """
 
+import hashlib
+import json
 import pathlib
 import re
-import zipfile
+import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +23,10 @@ KEPT = 10
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another architecture."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose content is not what was written."""
 
 
 class Checkpoint(NamedTuple):
@@ -38,20 +46,48 @@ def list_checkpoints(folder: str) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.iteration)
 
 
+def whole(folder: str) -> Iterator[Checkpoint]:
+    """Yields the checkpoints that are whole, newest first; names others."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            read(checkpoint)
+            yield checkpoint
+        except DamagedError as error:
+            print(f"Passed over: {error}", file=sys.stderr)
+
+
+def latest(folder: str) -> Checkpoint | None:
+    """Returns the newest checkpoint that is whole, or `None` without any.
+
+    Raises:
+      CheckpointError: if all are damaged.
+    """
+    for checkpoint in whole(folder):
+        return checkpoint
+    if found := list_checkpoints(folder):
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint, found {len(found)}, all "
+            "damaged. Remove them to start anew."
+        )
+    return None
+
+
 def find(folder: str, iteration: int = -1) -> Checkpoint:
-    """Returns the checkpoint of an iteration, or the latest for −1.
+    """Returns the checkpoint of an iteration, or the `latest` for −1.
 
     Raises:
       CheckpointError: if there is none.
     """
-    checkpoints = list_checkpoints(folder)
-    for checkpoint in reversed(checkpoints):
-        if iteration in (-1, checkpoint.iteration):
-            return checkpoint
     if iteration == -1:
+        if found := latest(folder):
+            return found
         raise CheckpointError(
             f"{folder}: expected a checkpoint, model*.npz, found none."
         )
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in checkpoints:
+        if iteration == checkpoint.iteration:
+            return checkpoint
     there = ", ".join(str(c.iteration) for c in checkpoints) or "none"
     raise CheckpointError(
         f"--test_iter={iteration}: expected model{iteration}.npz in {folder}, "
@@ -59,7 +95,9 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
     )
 
 
-def save(folder: str, learner, phase: str, iteration: int) -> pathlib.Path:
+def save(
+    folder: str, learner, phase: str, iteration: int, settings: dict
+) -> pathlib.Path:
     """Writes a checkpoint and removes the oldest beyond ten.
 
     The file is written beside, flushed to disk and renamed, so that a killed
@@ -70,14 +108,55 @@ def save(folder: str, learner, phase: str, iteration: int) -> pathlib.Path:
       learner: a compiled meta-learner.
       phase: "pretrain" or "meta": whose optimizer it is.
       iteration: updates done, both phases together.
+      settings: of the run, for `read` to return.
     """
     path = pathlib.Path(folder) / f"model{iteration}.npz"
-    state = {name: np.asarray(v) for name, v in _state(learner).items()}
+    facts = {
+        "phase": phase,
+        "iteration": iteration,
+        "settings": json.dumps(settings),
+    }
+    entries = {
+        k: np.asarray(v) for k, v in {**facts, **_state(learner)}.items()
+    }
     with files.replacing(path) as file:
-        np.savez(file, phase=phase, iteration=iteration, **state)
+        np.savez(file, checksum=_checksum(entries), **entries)
     for old in list_checkpoints(folder)[:-KEPT]:
         old.path.unlink()
     return path
+
+
+class Content(NamedTuple):
+    """What is in a checkpoint.
+
+    Attributes:
+      phase: "pretrain" or "meta".
+      settings: of the run.
+      arrays: the variables' values by name.
+    """
+
+    phase: str
+    settings: dict
+    arrays: dict[str, np.ndarray]
+
+
+def read(checkpoint: Checkpoint) -> Content:
+    """Reads a checkpoint, and compares it with its checksum.
+
+    Raises:
+      DamagedError: if it is not what was written.
+      CheckpointError: if it cannot be read at all.
+    """
+    path = checkpoint.path
+    try:
+        with open(path, "rb") as file:
+            arrays = _entries(file)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
+    if int(arrays.pop("iteration")) != checkpoint.iteration:
+        raise DamagedError(f"{path}: holds a checkpoint of another iteration.")
+    phase, settings = str(arrays.pop("phase")), str(arrays.pop("settings"))
+    return Content(phase, json.loads(settings), arrays)
 
 
 def restore(checkpoint: Checkpoint, learner, phase: str | None) -> None:
@@ -92,13 +171,13 @@ def restore(checkpoint: Checkpoint, learner, phase: str | None) -> None:
     Raises:
       CheckpointError: if the file is damaged or of another architecture.
     """
-    arrays = _read(checkpoint.path)
+    content = read(checkpoint)
     state = _state(learner)
-    if str(arrays["phase"]) != phase:
+    if content.phase != phase:
         state = {k: v for k, v in state.items() if k.startswith("network/")}
-    _check_same_shapes(checkpoint.path, arrays, state)
+    _check_same_shapes(checkpoint.path, content.arrays, state)
     for name, variable in state.items():
-        variable.assign(arrays[name])
+        variable.assign(content.arrays[name])
 
 
 def _state(learner):
@@ -116,21 +195,29 @@ def _state(learner):
     }
 
 
-def _read(path):
+def _entries(file):
+    """Returns the entries but the checksum, once they agree with it."""
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("no archive of arrays")
-            file.seek(0)
-            arrays = dict(np.load(file, allow_pickle=False))
-        if "phase" not in arrays:
-            raise ValueError("no phase in it")
-        return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint, found a damaged file ({error}). "
-            "Delete it to use the one before."
+        entries = dict(np.load(file, allow_pickle=False))
+        checksum = str(entries.pop("checksum"))
+    except Exception as error:  # whatever a damaged archive leads to
+        found = f"{type(error).__name__}: {error}"
+        raise DamagedError(
+            f"{file.name}: expected a checkpoint, found a damaged file "
+            f"({found})."
         ) from error
+    if checksum != _checksum(entries):
+        raise DamagedError(f"{file.name}: its content was changed.")
+    return entries
+
+
+def _checksum(entries):
+    """Returns SHA-256 of names, kinds, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, values in sorted(entries.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def _check_same_shapes(path, arrays, state):

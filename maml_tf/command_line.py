@@ -1,5 +1,6 @@
 """What the programs share: settings from flags, and how a program ends."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,13 +25,14 @@ def guarded(program: str, action: Callable[[], None]) -> int:
     """Calls `action` and returns the exit status.
 
     Wrong input, data or numbers are one line that begins with the program's
-    name, and status 1; a signal is status 130.
+    name, and status 1; a signal is status 128 and its number.
     """
     try:
         action()
     except KeyboardInterrupt as interrupt:
-        print(f"Stopped by {interrupt}; the same command continues.")
-        return 130
+        name = str(interrupt) or signal.SIGINT.name
+        print(f"Stopped by {name}; the same command continues.")
+        return 128 + signal.Signals[name]
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

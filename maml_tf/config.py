@@ -13,6 +13,8 @@ DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
 NORMS = ("batch_norm", "layer_norm", "None")
 NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
+ON_SAVE_ERROR = ("stop", "continue")
+SELECT = ("latest", "validation")
 EVALUATION_TASKS = 600
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
@@ -35,6 +37,25 @@ class Config(Settings):
         "train_shots": "train_update_batch_size",
         "train_inner_lr": "train_update_lr",
     }
+    FREE = frozenset(
+        {
+            "cache_dir",
+            "data_dir",
+            "deterministic",
+            "engine",
+            "import_checkpoint",
+            "log",
+            "logdir",
+            "on_save_error",
+            "plot",
+            "resume",
+            "select",
+            "test_iter",
+            "test_set",
+            "train",
+        }
+    )
+    NOTED = frozenset({"meta_iterations", "meta_lr"})
 
     datasource: str = "sinusoid"
     ways: int = 5
@@ -69,6 +90,9 @@ class Config(Settings):
     plot: bool = False
     norm_gradient: str = "exact"
     engine: str = "auto"
+    deterministic: bool = False
+    on_save_error: str = "stop"
+    select: str = "latest"
 
     def __post_init__(self):
         self._check_choices()
@@ -138,11 +162,19 @@ class Config(Settings):
         ]
         return "".join(parts)
 
+    def fixed_at(self, phase: str, done: int, before: dict) -> dict:
+        """Returns them without the length of a pretraining that goes on."""
+        if phase == "pretrain" and done <= self.phases[0]:
+            return {**before, "pretrain_iterations": self.pretrain_iterations}
+        return before
+
     def _check_choices(self):
         self.check_choice("datasource", DATASOURCES)
         self.check_choice("norm", NORMS)
         self.check_choice("norm_gradient", NORM_GRADIENTS)
         self.check_choice("engine", ENGINES)
+        self.check_choice("on_save_error", ON_SAVE_ERROR)
+        self.check_choice("select", SELECT)
         self.check_choice("baseline", (None, "oracle"))
         self.check_choice("image_channels", (1, 3))
 
@@ -173,9 +205,18 @@ class Config(Settings):
             self.refuse("conv", f"True with --datasource={self.datasource}")
         if self.num_queries != -1 and not self.is_classification:
             self.refuse("num_queries", "-1 with --datasource=sinusoid")
+        if self.select == "validation":
+            self._check_selection()
         self.check_image_format()
         if self.train and sum(self.phases) == 0:
             self.refuse(
                 "meta_iterations",
                 "at least 1 iteration here or in --pretrain_iterations",
             )
+
+    def _check_selection(self):
+        for field, none in (("test_iter", -1), ("import_checkpoint", None)):
+            if getattr(self, field) != none:
+                self.refuse(field, f"{none} with --select=validation")
+        if not self.is_classification:
+            self.refuse("select", "latest with --datasource=sinusoid")

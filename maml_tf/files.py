@@ -1,9 +1,13 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are whole or absent, and folders with one process at a time."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import secrets
+import socket
+import sys
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -33,3 +37,53 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+class BusyError(OSError):
+    """A folder that another process works in."""
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other processes that ask for it out of a folder.
+
+    The system takes the lock away from a process that ends in any way. The
+    file it is on, `.running`, says who had it last.
+
+    Args:
+      folder: an existing folder.
+
+    Raises:
+      BusyError: if another process is in it.
+      OSError: if the folder cannot be written to.
+    """
+    with open(os.path.join(folder, ".running"), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            raise BusyError(
+                f"{folder}: in use by {who}. Wait for its end, or choose "
+                "another folder."
+            ) from None
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        host = socket.gethostname()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {host} since {started}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def tolerating(on_save_error: str) -> Iterator[None]:
+    """Prints an error of writing, if it is to "continue", not to "stop"."""
+    try:
+        yield
+    except OSError as error:
+        if on_save_error == "stop":
+            raise
+        print(
+            f"Not saved: {error}. Training continues, as --on_save_error says.",
+            file=sys.stderr,
+        )

@@ -61,6 +61,12 @@ flags.DEFINE_bool("train", True, "train; False: evaluate a checkpoint")
 flags.DEFINE_integer(
     "test_iter", -1, "iteration of the checkpoint to evaluate, -1 the latest"
 )
+flags.DEFINE_string(
+    "select",
+    "latest",
+    "the checkpoint to evaluate: latest, or validation, of those kept the one "
+    "with the best accuracy on 600 tasks of validation classes",
+)
 flags.DEFINE_bool(
     "test_set", False, "evaluate on test classes; False: validation classes"
 )
@@ -108,6 +114,16 @@ flags.DEFINE_string(
     "engine",
     "auto",
     "stacked: all tasks at once, looped: one after another, or auto",
+)
+flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "let the same command give the same bits, also on a GPU, at some cost",
+)
+flags.DEFINE_string(
+    "on_save_error",
+    "stop",
+    "stop, or continue to train, when the logs or a checkpoint cannot be saved",
 )
 flags.DEFINE_string(
     "import_checkpoint",

@@ -88,6 +88,17 @@ FLAGS = {
         (_INT, "image_channels", "of --datasource=folder: 3 or 1, grey"),
         (_INT, "seed", "of the split, the initial weights and all draws"),
         (_STRING, "engine", "stacked or looped tasks, or auto"),
+        (
+            _BOOL,
+            "deterministic",
+            "let the same command give the same bits, also on a GPU",
+        ),
+        (
+            _STRING,
+            "on_save_error",
+            "stop, or continue to train, when logs or a checkpoint cannot be "
+            "saved",
+        ),
         (_BOOL, "explain", "say what the flags mean, and do nothing"),
         (
             _BOOL,

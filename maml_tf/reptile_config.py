@@ -2,7 +2,12 @@
 
 import dataclasses
 
-from maml_tf.config import DATASOURCES, ENGINES, SMALLEST_IMAGE
+from maml_tf.config import (
+    DATASOURCES,
+    ENGINES,
+    ON_SAVE_ERROR,
+    SMALLEST_IMAGE,
+)
 from maml_tf.settings import Settings
 
 
@@ -25,6 +30,27 @@ class ReptileConfig(Settings):
         "tail_shots": "foml_tail",
         "folder": "checkpoint",
     }
+    FREE = frozenset(
+        {
+            "cache_dir",
+            "data_dir",
+            "deterministic",
+            "engine",
+            "eval_batch",
+            "eval_interval",
+            "eval_steps",
+            "eval_tasks",
+            "folder",
+            "import_checkpoint",
+            "log",
+            "on_save_error",
+            "plot",
+            "pretrained",
+            "resume",
+            "transductive",
+        }
+    )
+    NOTED = frozenset({"meta_iterations", "meta_step", "meta_step_final"})
 
     datasource: str = "omniglot"
     ways: int = 5
@@ -60,10 +86,13 @@ class ReptileConfig(Settings):
     import_checkpoint: str | None = None
     seed: int = 0
     engine: str = "auto"
+    deterministic: bool = False
+    on_save_error: str = "stop"
 
     def __post_init__(self):
         self.check_choice("datasource", DATASOURCES)
         self.check_choice("engine", ENGINES)
+        self.check_choice("on_save_error", ON_SAVE_ERROR)
         self.check_choice("image_channels", (1, 3))
         self.check_at_least("image_size", SMALLEST_IMAGE)
         for name in (

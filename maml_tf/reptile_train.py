@@ -18,7 +18,6 @@ from maml_tf import (
     checkpoints,
     datasets,
     evaluation,
-    files,
     inner_optimizers,
     legacy,
     losses,
@@ -32,10 +31,12 @@ from maml_tf import (
 from maml_tf import reptile_explain as explanations
 from maml_tf.image_classes import PARTS, check_enough
 from maml_tf.reptile_config import ReptileConfig
+from maml_tf.run_folder import RunFolder
 
 PHASE = "reptile"
 WINDOW = 100
 SAVE_INTERVAL = 1000
+ALARM_ROWS = 100
 EVALUATION_GROUP = 20
 RESAMPLE = Image.Resampling.NEAREST  # Pillow's default when it was written
 SINUSOID_PHASES = (0.0, 2 * math.pi)
@@ -68,6 +69,8 @@ class Score(NamedTuple):
 def build_network(config: ReptileConfig) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
     keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     if config.datasource == "sinusoid":
         return models.reptile_sinusoid_mlp()
     if config.datasource == "omniglot":
@@ -243,6 +246,8 @@ def train(config: ReptileConfig) -> None:
     Raises:
       cache.DataError: see `training_tasks`.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      files.BusyError: if another process trains in the folder.
+      settings.ConfigError: if a setting is not what the checkpoint needs.
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
@@ -252,58 +257,71 @@ def train(config: ReptileConfig) -> None:
         for part in curve_parts(config)
     }
     learner = build_learner(config)
-    found = checkpoints.list_checkpoints(config.folder)
-    start = 0
-    if found and config.resume:
-        checkpoints.restore(found[-1], learner, PHASE)
-        start = found[-1].iteration
-    elif config.import_checkpoint:
-        start = _import(config, learner)
-    os.makedirs(config.folder, exist_ok=True)
-    if not config.resume:
-        for old in found:
-            old.path.unlink()
-    if start and not checkpoints.list_checkpoints(config.folder):
-        checkpoints.save(config.folder, learner, PHASE, start)
-    path = os.path.join(config.folder, "config.json")
-    with files.replacing(path) as file:
-        explanation = explanations.explain(config, learner.network)
-        file.write(config.to_json(explanation).encode())
+    run, imported = RunFolder(config), None
+    if config.import_checkpoint and not run.resumes:
+        imported = _import(config, learner)
+    with run.entered():
+        if imported is not None:
+            run.save(learner, PHASE, imported)
+        _train(run, data, curves, learner)
+
+
+def _train(run, data, curves, learner):
+    config, start = run.config, 0
+    done, changes = run.latest()
+    if done is not None:
+        checkpoints.restore(done, learner, PHASE)
+        start = done.iteration
+    run.describe(explanations.explain(config, learner.network))
     print(explanations.header(config, learner.network))
+    for change in changes:
+        print(f"Changed: {change}")
     if start < config.meta_iterations:
-        _fit(config, learner, data, curves, start)
+        _fit(run, learner, data, curves, start)
 
 
-def _fit(config, learner, data, curves, start):
-    end = config.meta_iterations
+def _fit(run, learner, data, curves, start):
+    end = run.config.meta_iterations
     batches = tasks.meta_batches(data, start).take(end - start)
     others = [
         callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
-        *_logging(config, learner, curves, start),
-        callbacks.Saver(start, config.folder, PHASE, SAVE_INTERVAL),
+        *_logging(run, learner, curves, start),
+        callbacks.Saver(
+            start,
+            lambda done: run.save(learner, PHASE, done),
+            SAVE_INTERVAL,
+            run.config.on_save_error,
+        ),
     ]
     callbacks.fit(learner, batches, start, end, others)
 
 
-def _logging(config, learner, curves, start):
-    def table(name):
-        return callbacks.Table(os.path.join(config.folder, name), start)
+def _logging(run, learner, curves, start):
+    """Yields the callbacks that write tables, each a curve in TensorBoard."""
+    config = run.config
+    score = "accuracy" if config.is_classification else "mean squared error"
+    scalars = {part: run.scalars(part) for part in curves}
 
-    def writer(name):
-        path = os.path.join(config.folder, name)
-        return tf.summary.create_file_writer(path) if config.log else None
+    def show(iteration, values):
+        for part, value in values.items():
+            scalars[part].write(iteration - 1, {score: value})
 
     yield callbacks.TrainingLog(
-        start, table("training.csv"), writer("."), None, window=WINDOW
+        start,
+        run.table("training.csv", start, run.scalars().write),
+        None,
+        window=WINDOW,
     )
+    curve = run.table("curve.csv", start, show)
     yield callbacks.TaskScores(
         start,
-        table("curve.csv"),
-        {part: writer(part) for part in curves},
+        curve,
         {part: _scored(config, learner, curves[part]) for part in curves},
-        "accuracy" if config.is_classification else "mean squared error",
         config.eval_interval,
     )
+    if config.is_classification:
+        faults = [callbacks.at_chance("train", config.ways)]
+        yield callbacks.Alarm(start, curve, ALARM_ROWS, faults)
 
 
 def _scored(config, learner, sampler):

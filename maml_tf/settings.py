@@ -6,6 +6,7 @@ Standard library only.
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 
 
 class ConfigError(ValueError):
@@ -17,9 +18,13 @@ class Settings:
 
     Attributes:
       FLAGS: the command line's names of fields, where they differ.
+      FREE: fields that mean nothing to a run that continues.
+      NOTED: fields that a run may continue with otherwise.
     """
 
     FLAGS: dict[str, str] = {}
+    FREE: frozenset[str] = frozenset()
+    NOTED: frozenset[str] = frozenset()
 
     @classmethod
     def flag_name(cls, field: str) -> str:
@@ -32,6 +37,39 @@ class Settings:
         settings = dataclasses.asdict(self)
         whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
         return whole + "\n"
+
+    def fixed_at(self, phase: str, done: int, before: dict) -> dict:
+        """Returns which settings of a checkpoint its continuation must have.
+
+        Args:
+          phase: of the checkpoint.
+          done: its iteration.
+          before: its settings.
+        """
+        del phase, done
+        return before
+
+    def changes_since(self, before: Mapping) -> list[str]:
+        """Returns what a continued run does otherwise than before, in words.
+
+        Args:
+          before: the settings that its checkpoint was made with.
+
+        Raises:
+          ConfigError: if a setting differs that has to stay.
+        """
+        notes = []
+        for field, now in dataclasses.asdict(self).items():
+            was = before.get(field, now)
+            if now != was and field not in self.FREE:
+                if field not in self.NOTED:
+                    self.refuse(
+                        field,
+                        f"{was!r}, as the checkpoint was made (or --noresume, "
+                        "or another folder)",
+                    )
+                notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
+        return notes
 
     def check_image_format(self) -> None:
         """Refuses a size or channels where the data source has its own."""

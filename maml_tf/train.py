@@ -1,5 +1,6 @@
 """Runs one configuration: builds, trains, resumes and evaluates."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from maml_tf import (
     checkpoints,
     datasets,
     evaluation,
-    files,
     legacy,
     losses,
     models,
@@ -26,9 +26,11 @@ from maml_tf import explain as explanations
 from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.image_classes import check_enough
 from maml_tf.meta_learners import MAML, JointTraining
+from maml_tf.run_folder import RunFolder
 
 WINDOW = 100
 SAVE_INTERVAL = 1000
+ALARM_ROWS = 10
 TRAINING_TASKS = 200_000
 TEST_META_BATCH = 8
 PHASES = {"pretrain": JointTraining, "meta": MAML}
@@ -37,6 +39,8 @@ PHASES = {"pretrain": JointTraining, "meta": MAML}
 def build_network(config: Config) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
     keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     norm = {"norm": config.norm, "norm_gradient": config.norm_gradient}
     filters = config.num_filters
     if config.datasource == "sinusoid":
@@ -173,32 +177,35 @@ def train(config: Config) -> str:
     Raises:
       cache.DataError: see `training_tasks`.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      files.BusyError: if another process trains in the folder.
+      settings.ConfigError: if a setting is not what the checkpoint needs.
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
     # Too small a validation part is found before the long list is drawn.
     held_out = validation_tasks(config)
     data = training_tasks(config), held_out
-    network = build_network(config)
-    done = _latest(config)
-    learner = build_learner(config, network)
-    engine = learner.engine_for(_inputs_spec(config, network))
-    imported = None
+    learner = build_learner(config, build_network(config))
+    run, imported = RunFolder(config), None
+    if config.import_checkpoint and not run.resumes:
+        imported = legacy.restore(config.import_checkpoint, learner)
+    with run.entered():
+        if imported is not None:
+            run.save(learner, "imported", imported)
+        _train(run, data, learner)
+    return config.folder
+
+
+def _train(run, data, learner):
+    config, network = run.config, learner.network
+    done, changes = run.latest()
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
-    elif config.import_checkpoint:
-        imported = legacy.restore(config.import_checkpoint, learner)
-    os.makedirs(config.folder, exist_ok=True)
-    if not config.resume:
-        for old in checkpoints.list_checkpoints(config.folder):
-            old.path.unlink()
-    if imported is not None:
-        checkpoints.save(config.folder, learner, "imported", imported)
-        done = checkpoints.find(config.folder)
-    explanation = explanations.explain(config, network, engine)
-    with files.replacing(os.path.join(config.folder, "config.json")) as file:
-        file.write(config.to_json(explanation).encode())
+    engine = learner.engine_for(_inputs_spec(config, network))
+    run.describe(explanations.explain(config, network, engine))
     print(explanations.header(config, network, engine))
+    for change in changes:
+        print(f"Changed: {change}")
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations
@@ -207,10 +214,10 @@ def train(config: Config) -> str:
             start = end - iterations
             if done is not None:
                 checkpoints.restore(done, learner, phase)
+                learner.optimizer.learning_rate = config.meta_lr
                 start = done.iteration
-            _fit(config, learner, *data, phase, start, end)
+            _fit(run, learner, *data, phase, start, end)
             done = checkpoints.find(config.folder)
-    return config.folder
 
 
 def explain(config: Config) -> str:
@@ -232,64 +239,66 @@ def _inputs_spec(config, network):
     return spec(config.shots), None, spec(config.queries)
 
 
-def _latest(config):
-    found = checkpoints.list_checkpoints(config.folder)
-    if found and config.resume:
-        return found[-1]
-    return None
-
-
-def _fit(config, learner, training, validation, phase, start, end):
+def _fit(run, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
-    if not config.is_classification:
+    if not run.config.is_classification:
         learner.block = math.gcd(WINDOW, start, end)
     data = tasks.meta_batches(training, start).take(end - start)
     if learner.block > 1:
-        data = data.batch(learner.block)
+        data = data.batch(learner.block).prefetch(tf.data.AUTOTUNE)
     others = [
         callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
-        *_logging(config, learner, training, validation, phase, start),
-        callbacks.Saver(start, config.folder, phase, SAVE_INTERVAL),
+        *_logging(run, learner, training, validation, phase, start),
+        callbacks.Saver(
+            start,
+            lambda done: run.save(learner, phase, done),
+            SAVE_INTERVAL,
+            run.config.on_save_error,
+        ),
     ]
     callbacks.fit(learner, data, start, end, others)
 
 
-def _logging(config, learner, training, validation, phase, start):
-    writer = None
-    if config.log:
-        writer = tf.summary.create_file_writer(config.folder)
+def _logging(run, learner, training, validation, phase, start):
+    """Yields the callbacks that write tables, each a curve in TensorBoard."""
+    config, scalars = run.config, run.scalars()
     score = evaluation.scorer(learner, task_metrics(config))
 
-    def table(name):
-        return callbacks.Table(os.path.join(config.folder, name), start)
+    def table(name, prefix=""):
+        def show(iteration, values):
+            named = {f"{prefix}{k}": value for k, value in values.items()}
+            scalars.write(iteration, named)
+
+        return run.table(name, start, show)
 
     def scored(sampler, interval=1):
         return lambda i: score(*sampler(tf.constant(i // interval, tf.int64)))
 
+    training_table = table("training.csv")
     yield callbacks.TrainingLog(
         start,
-        table("training.csv"),
-        writer,
+        training_table,
         _original_line(config, phase),
         window=WINDOW,
         print_interval=100 if config.is_classification else 1000,
     )
+    if phase == "meta":
+        faults = [callbacks.worsens("pre_loss", "post_loss")]
+        if config.is_classification:
+            faults.append(callbacks.at_chance("post_accuracy", config.ways))
+        yield callbacks.Alarm(start, training_table, ALARM_ROWS, faults)
     interval = 500 if config.is_classification else 1000
     yield callbacks.Curve(
         start,
-        table("training_curve.csv"),
-        writer,
+        table("training_curve.csv", "training_"),
         scored(training),
-        "training_",
         interval,
     )
     if validation is not None:
         yield callbacks.Validation(
             start,
-            table("validation.csv"),
-            writer,
+            table("validation.csv", "validation_"),
             scored(validation, interval),
-            "validation_",
             interval,
         )
 
@@ -321,10 +330,14 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     """
     learner = load_learner(config)
     os.makedirs(config.folder, exist_ok=True)
-    *_, metric = task_metrics(config).values()
-    curve = evaluation.adaptation_curve(learner, test_tasks(config), metric)
+    curve = _score(config, learner)
     evaluation.write_curve(curve, result_stem(config))
     return curve
+
+
+def _score(config, learner):
+    *_, metric = task_metrics(config).values()
+    return evaluation.adaptation_curve(learner, test_tasks(config), metric)
 
 
 def load_learner(config: Config) -> MAML:
@@ -336,10 +349,30 @@ def load_learner(config: Config) -> MAML:
     learner = build_learner(config, build_network(config))
     if config.import_checkpoint:
         legacy.restore(config.import_checkpoint, learner)
+    elif config.select == "validation":
+        _restore_best(config, learner)
     else:
         checkpoint = checkpoints.find(config.folder, config.test_iter)
         checkpoints.restore(checkpoint, learner, phase=None)
+        print(f"Checkpoint: {checkpoint.path}")
     return learner
+
+
+def _restore_best(config, learner):
+    """Restores the checkpoint that does best on validation classes."""
+    config = dataclasses.replace(config, test_set=False)
+    scores = {}
+    checkpoints.find(config.folder)  # Raises where there is none to score.
+    for checkpoint in checkpoints.whole(config.folder):
+        checkpoints.restore(checkpoint, learner, phase=None)
+        scores[checkpoint] = _score(config, learner).mean[-1]
+        print(
+            f"{checkpoint.path.name}: {scores[checkpoint]:.2%} on "
+            f"{EVALUATION_TASKS} tasks of validation classes"
+        )
+    best = max(scores, key=scores.get)
+    checkpoints.restore(best, learner, phase=None)
+    print(f"Checkpoint: {best.path}, the best of {len(scores)} there")
 
 
 def export(config: Config, prefix: str) -> None:

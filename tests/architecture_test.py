@@ -55,6 +55,8 @@ ARCHITECTURE = {
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),
     "legacy": ("learner", "keras numpy tensorflow"),
+    "logs": ("learner", "tensorflow"),
+    "run_folder": ("learner", ""),
     "callbacks": ("learner", "keras numpy tensorflow"),
     "explain": ("learner", "keras"),
     "reptile_explain": ("learner", "keras"),
