@@ -47,29 +47,31 @@ def list_checkpoints(folder: str) -> list[Checkpoint]:
 
 
 def whole(folder: str) -> Iterator[Checkpoint]:
-    """Yields the checkpoints that are whole, newest first; names others."""
-    for checkpoint in reversed(list_checkpoints(folder)):
+    """Yields the checkpoints that are whole, newest first; names others.
+
+    Raises:
+      DamagedError: if there are some, but none is whole.
+    """
+    found, damaged = list_checkpoints(folder), []
+    for checkpoint in reversed(found):
         try:
             read(checkpoint)
-            yield checkpoint
         except DamagedError as error:
-            print(f"Passed over: {error}", file=sys.stderr)
+            damaged.append(error)
+            continue
+        while damaged:
+            print(f"Passed over: {damaged.pop(0)}", file=sys.stderr)
+        yield checkpoint
+    if found and len(damaged) == len(found):
+        raise DamagedError(
+            f"{damaged[0]} No other checkpoint in its folder is whole; "
+            "--noresume starts anew."
+        )
 
 
 def latest(folder: str) -> Checkpoint | None:
-    """Returns the newest checkpoint that is whole, or `None` without any.
-
-    Raises:
-      CheckpointError: if all are damaged.
-    """
-    for checkpoint in whole(folder):
-        return checkpoint
-    if found := list_checkpoints(folder):
-        raise CheckpointError(
-            f"{folder}: expected a checkpoint, found {len(found)}, all "
-            "damaged. Remove them to start anew."
-        )
-    return None
+    """Returns the newest of the `whole` checkpoints, `None` without any."""
+    return next(whole(folder), None)
 
 
 def find(folder: str, iteration: int = -1) -> Checkpoint:

@@ -49,11 +49,12 @@ class Settings:
         del phase, done
         return before
 
-    def changes_since(self, before: Mapping) -> list[str]:
+    def changes_since(self, before: Mapping, source) -> list[str]:
         """Returns what a continued run does otherwise than before, in words.
 
         Args:
           before: the settings that its checkpoint was made with.
+          source: where they are from, for the message.
 
         Raises:
           ConfigError: if a setting differs that has to stay.
@@ -65,8 +66,8 @@ class Settings:
                 if field not in self.NOTED:
                     self.refuse(
                         field,
-                        f"{was!r}, as the checkpoint was made (or --noresume, "
-                        "or another folder)",
+                        f"{was!r}, with which {source} was made (or "
+                        "--noresume, or another folder)",
                     )
                 notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes

@@ -1,0 +1,155 @@
+"""A run's logs: tables as CSV, and what TensorBoard shows of them."""
+
+import csv
+import glob
+import io
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from maml_tf import files
+
+
+class Table:
+    """A CSV file of one row for an iteration, which a resumed run continues.
+
+    Rows after the resumed iteration are dropped: they will come again.
+
+    Args:
+      path: the CSV file.
+      start: the iteration at which the run starts or continues.
+      show: is told of every row, old and new: iteration and values by name.
+      on_save_error: "stop" or "continue"; then rows that could not be written
+        are, together with the next one.
+
+    Raises:
+      ValueError: if there is such a file, but not of this kind.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        start: int,
+        show: Callable[[int, dict[str, float]], None] | None = None,
+        on_save_error: str = "stop",
+    ):
+        self.path = path
+        self.show = show
+        self.on_save_error = on_save_error
+        self.rows = _read_rows(path, start)
+        if os.path.exists(path):
+            self._write_whole()
+        for row in self.rows:
+            self._show(row)
+        self._whole = True
+
+    def append(self, iteration: int, values: dict[str, float]) -> None:
+        """Adds a row and writes it at once."""
+        self.rows.append({"iteration": iteration, **values})
+        with files.tolerating(self.on_save_error):
+            append = self._whole and os.path.exists(self.path)
+            self._whole = False
+            if append:
+                self._append_last()
+            else:
+                self._write_whole()
+            self._whole = True
+            self._show(self.rows[-1])
+
+    def sync(self) -> None:
+        """Makes sure that rows are on disk."""
+        if os.path.exists(self.path):
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def _append_last(self):
+        with open(self.path, "a", newline="") as file:
+            file.write(_text(self.rows[-1:], header=False))
+
+    def _write_whole(self):
+        make_again(os.path.dirname(self.path))
+        with files.replacing(self.path) as file:
+            file.write(_text(self.rows, header=True).encode())
+
+    def _show(self, row):
+        if self.show:
+            values = dict(row)
+            self.show(values.pop("iteration"), values)
+
+
+class Scalars:
+    """TensorBoard's scalars in a folder, written at once.
+
+    Those of an earlier run of the folder are removed: their tables tell them
+    again.
+
+    Args:
+      folder: where its files go; without one nothing is written.
+    """
+
+    def __init__(self, folder: str | None):
+        self.folder = folder
+        if folder is not None:
+            pattern = os.path.join(glob.escape(folder), "events.out.tfevents.*")
+            for old in glob.glob(pattern):
+                os.unlink(old)
+            self._writer = tf.summary.create_file_writer(folder)
+            # One call for all of them, as each takes as long as a meta-update.
+            self._write = tf.function(self._each)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes values by name.
+
+        Raises:
+          OSError: if that fails.
+        """
+        if self.folder is None:
+            return
+        constants = {k: tf.constant(value) for k, value in values.items()}
+        try:
+            self._write(tf.constant(step, tf.int64), constants)
+            self._writer.flush()
+        except tf.errors.OpError as error:
+            raise OSError(f"{self.folder}: {error.message}") from error
+
+    def _each(self, step, values):
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+
+def make_again(folder: str) -> None:
+    """Makes a folder that has vanished, if the one it was in is there."""
+    if not os.path.isdir(folder):
+        os.mkdir(folder)
+
+
+def _text(rows, header):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else [])
+    if header and rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _read_rows(path, last):
+    """Returns the rows up to iteration `last`; half a row is a later one."""
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, newline="") as file:
+            found = csv.DictReader(file, strict=True)
+            rows = [_numbers(row) for row in found if None not in row.values()]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: expected a table of numbers with a column iteration, "
+            f"found something else ({error}). Move it away to go on without."
+        ) from error
+    return [row for row in rows if row["iteration"] <= last]
+
+
+def _numbers(row):
+    numbers = {name: float(value) for name, value in row.items()}
+    return {**numbers, "iteration": int(row["iteration"])}

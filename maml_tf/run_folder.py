@@ -1,0 +1,89 @@
+"""A run's folder: its settings, checkpoints and logs, and who works in it."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+
+from maml_tf import checkpoints, files, logs
+
+
+class RunFolder:
+    """What a training keeps, where its settings say.
+
+    Args:
+      config: settings with `folder`, `resume`, `log` and `on_save_error`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.tables: dict[str, logs.Table] = {}
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is something to continue from."""
+        there = checkpoints.list_checkpoints(self.config.folder)
+        return self.config.resume and bool(there)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Works in the folder, alone; an earlier run goes unless it resumes.
+
+        Raises:
+          files.BusyError: if another process trains there.
+        """
+        os.makedirs(self.config.folder, exist_ok=True)
+        with files.exclusive(self.config.folder):
+            if not self.config.resume:
+                for old in checkpoints.list_checkpoints(self.config.folder):
+                    old.path.unlink()
+            yield
+
+    def latest(self) -> tuple[checkpoints.Checkpoint | None, list[str]]:
+        """Returns the checkpoint to go on from, and what has changed since.
+
+        Raises:
+          checkpoints.DamagedError: if all are damaged.
+          settings.ConfigError: if a setting is not what it was made with.
+        """
+        found = checkpoints.latest(self.config.folder)
+        if found is None:
+            return None, []
+        content = checkpoints.read(found)
+        before = self.config.fixed_at(
+            content.phase, found.iteration, content.settings
+        )
+        return found, self.config.changes_since(before, found.path)
+
+    def describe(self, explanation: str) -> None:
+        """Writes `config.json`: the settings and what they mean."""
+        path = os.path.join(self.config.folder, "config.json")
+        with files.replacing(path) as file:
+            file.write(self.config.to_json(explanation).encode())
+
+    def scalars(self, name: str = ".") -> logs.Scalars:
+        """Returns TensorBoard's scalars in the folder, or one in it."""
+        path = os.path.join(self.config.folder, name)
+        return logs.Scalars(path if self.config.log else None)
+
+    def table(
+        self,
+        name: str,
+        start: int,
+        show: Callable[[int, dict[str, float]], None],
+    ) -> logs.Table:
+        """Returns a table of the run, see `logs.Table`."""
+        path = os.path.join(self.config.folder, name)
+        table = logs.Table(path, start, show, self.config.on_save_error)
+        self.tables[name] = table
+        return table
+
+    def save(self, learner, phase: str, iteration: int) -> None:
+        """Saves a checkpoint once all rows before it are on disk."""
+        logs.make_again(self.config.folder)
+        for table in self.tables.values():
+            table.sync()
+        settings = dataclasses.asdict(self.config)
+        checkpoints.save(
+            self.config.folder, learner, phase, iteration, settings
+        )

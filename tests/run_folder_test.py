@@ -1,0 +1,316 @@
+"""What a run's folder survives: damage, other processes, full disks."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+from command_lines import run
+
+from maml_tf import callbacks, checkpoints, files, logs, train
+
+SHORT = "--norm=None", "--meta_batch_size=2", "--update_batch_size=2"
+
+
+@pytest.fixture(autouse=True)
+def _flags():
+    with flagsaver.flagsaver():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch):
+    """Saves every 100 iterations."""
+    monkeypatch.setattr(train, "SAVE_INTERVAL", 100)
+
+
+def trains(logdir, iterations, *more):
+    length = f"--metatrain_iterations={iterations}"
+    return run(*SHORT, length, f"--logdir={logdir}", *more)
+
+
+def content(logdir, iteration):
+    [folder] = logdir.glob("cls_*")
+    return checkpoints.read(checkpoints.find(folder, iteration)).arrays
+
+
+def assert_same(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Returns the folder of a run of 300 iterations, saved three times."""
+    logdir = tmp_path_factory.mktemp("undisturbed")
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "SAVE_INTERVAL", 100)
+        assert trains(logdir, 300) == 0
+    return logdir
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def flip(path, place=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+def swap(path):
+    """Puts another iteration's checkpoint there."""
+    path.write_bytes(path.with_name("model100.npz").read_bytes())
+
+
+def overwrite(path):
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+
+
+def drop_checksum(path):
+    with np.load(path) as file:
+        entries = {k: file[k] for k in file if k != "checksum"}
+    np.savez(path, **entries)
+
+
+def change_a_value(path):
+    with np.load(path) as file:
+        entries = dict(file)
+    entries["network/0"] = entries["network/0"] + 1
+    np.savez(path, **entries)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, empty, flip, swap, overwrite, drop_checksum, change_a_value],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    damage, undisturbed, tmp_path, capsys
+):
+    assert trains(tmp_path, 200) == 0
+    [newest] = tmp_path.glob("*/model200.npz")
+    damage(newest)
+    assert trains(tmp_path, 300) == 0
+    assert f"Passed over: {newest}" in capsys.readouterr().err
+    for iteration in (200, 300):
+        assert_same(
+            content(tmp_path, iteration), content(undisturbed, iteration)
+        )
+    [table] = tmp_path.glob("*/training.csv")
+    [expected] = undisturbed.glob("*/training.csv")
+    assert table.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("place", np.linspace(0, 0.999, 40))
+def test_no_flipped_bit_goes_unseen(place, undisturbed, tmp_path):
+    [good] = undisturbed.glob("*/model300.npz")
+    bad = tmp_path / "model300.npz"
+    bad.write_bytes(good.read_bytes())
+    flip(bad, place)
+    before = checkpoints.read(checkpoints.Checkpoint(good, 300))
+    try:
+        after = checkpoints.read(checkpoints.Checkpoint(bad, 300))
+    except checkpoints.DamagedError as error:
+        assert str(bad) in str(error)
+    else:  # a bit that says nothing, such as a time
+        assert after.settings == before.settings
+        assert_same(after.arrays, before.arrays)
+
+
+def test_says_so_where_all_checkpoints_are_damaged(tmp_path, capsys):
+    assert trains(tmp_path, 100) == 0
+    for path in tmp_path.glob("*/model*.npz"):
+        empty(path)
+    assert trains(tmp_path, 200) == 1
+    assert (
+        "No other checkpoint in its folder is whole" in capsys.readouterr().err
+    )
+    assert trains(tmp_path, 200, "--noresume") == 0
+
+
+def test_refuses_to_continue_with_other_settings(tmp_path, capsys):
+    assert trains(tmp_path, 100) == 0
+    assert trains(tmp_path, 200, "--seed=7") == 1
+    message = capsys.readouterr().err
+    assert "--seed: expected 0, with which" in message
+    assert "got 7" in message
+    assert [p.name for p in tmp_path.glob("*/model*")] == ["model100.npz"]
+
+
+def test_says_what_it_continues_with_otherwise(tmp_path, capsys):
+    assert trains(tmp_path, 100) == 0
+    assert trains(tmp_path, 200, "--meta_lr=0.5", "--nolog") == 0
+    output = capsys.readouterr().out
+    assert "Changed: --metatrain_iterations: 100 before, 200" in output
+    assert "Changed: --meta_lr: 0.001 before, 0.5" in output
+    arrays = content(tmp_path, 200).values()
+    assert any(a.shape == () and a == np.float32(0.5) for a in arrays)
+
+
+def test_the_length_of_pretraining_stays_once_it_is_over(tmp_path, capsys):
+    pretrain = "--pretrain_iterations={}".format
+    assert trains(tmp_path, 0, pretrain(100)) == 0
+    assert trains(tmp_path, 0, pretrain(200)) == 0
+    assert trains(tmp_path, 100, pretrain(100)) == 1
+    assert "--pretrain_iterations: expected 200" in capsys.readouterr().err
+    assert trains(tmp_path, 100, pretrain(200)) == 0
+    assert trains(tmp_path, 100, pretrain(300)) == 1
+
+
+def test_only_one_process_works_in_a_folder(tmp_path, capsys):
+    assert trains(tmp_path, 100) == 0
+    [folder] = tmp_path.glob("cls_*")
+    with files.exclusive(folder):
+        assert trains(tmp_path, 200) == 1
+        message = capsys.readouterr().err
+        assert f"{folder}: in use by process {os.getpid()} on" in message
+        assert trains(tmp_path, 200, "--train=False") == 0
+    assert trains(tmp_path, 200) == 0
+
+
+def scalars(logdir):
+    """Returns steps and values by tag."""
+    found = {}
+    for path in logdir.glob("*/events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                point = event.step, float(tf.make_ndarray(value.tensor))
+                found.setdefault(value.tag, []).append(point)
+    return found
+
+
+def test_tensorboard_shows_a_continued_run_as_one(undisturbed, tmp_path):
+    assert trains(tmp_path, 200) == 0
+    [newest] = tmp_path.glob("*/model200.npz")
+    newest.unlink()
+    assert trains(tmp_path, 300) == 0
+    shown = scalars(tmp_path)
+    assert [step for step, _ in shown["post_loss"]] == [100, 200, 300]
+    assert shown == scalars(undisturbed)
+
+
+def test_goes_on_where_it_cannot_save(
+    undisturbed, monkeypatch, tmp_path, capsys
+):
+    """A folder that vanishes is made again, with all that was in its logs."""
+    on_iteration = callbacks.Saver.on_iteration
+
+    def and_remove(self, done):
+        on_iteration(self, done)
+        if done == 100:
+            [folder] = tmp_path.glob("cls_*")
+            folder.rename(tmp_path / "moved")
+            folder.write_text("in the way")
+        if done == 200:
+            [folder] = tmp_path.glob("cls_*")
+            folder.unlink()
+
+    monkeypatch.setattr(callbacks.Saver, "on_iteration", and_remove)
+    assert trains(tmp_path, 300, "--nolog", "--on_save_error=continue") == 0
+    assert capsys.readouterr().err.count("Not saved: ") >= 2
+    assert_same(content(tmp_path, 300), content(undisturbed, 300))
+    [table] = tmp_path.glob("cls_*/training.csv")
+    [expected] = undisturbed.glob("*/training.csv")
+    assert table.read_bytes() == expected.read_bytes()
+
+
+def test_stops_where_it_cannot_save(monkeypatch, tmp_path, capsys):
+    append = logs.Table.append
+
+    def full(self, iteration, values):
+        if iteration == 200:
+            raise OSError(f"{self.path}: No space left on device")
+        append(self, iteration, values)
+
+    monkeypatch.setattr(logs.Table, "append", full)
+    assert trains(tmp_path, 300, "--nolog") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.glob("*/model*")] == ["model100.npz"]
+
+
+SLOW = """
+import os, signal, sys
+from maml_tf import callbacks, main
+
+on_iteration = callbacks.Saver.on_iteration
+
+def and_signal(self, done):
+    on_iteration(self, done)
+    for _ in range({times}):
+        os.kill(os.getpid(), signal.{name})
+
+callbacks.Saver.on_iteration = and_signal
+main.run()
+"""
+
+
+@pytest.mark.parametrize(
+    "name, times, status, saved",
+    [
+        ("SIGTERM", 1, 143, ["model100.npz"]),
+        ("SIGINT", 1, 130, ["model100.npz"]),
+        ("SIGTERM", 2, -signal.SIGTERM, []),
+        ("SIGINT", 2, -signal.SIGINT, []),
+    ],
+)
+def test_signals_end_it_in_the_usual_way(name, times, status, saved, tmp_path):
+    code = SLOW.format(name=name, times=times)
+    line = [*SHORT, "--metatrain_iterations=300", f"--logdir={tmp_path}"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *line], capture_output=True, text=True
+    )
+    assert process.returncode == status, process.stderr
+    assert [path.name for path in tmp_path.glob("*/model*")] == saved
+    if times == 1:
+        assert f"Stopped by {name}; the same command" in process.stdout
+
+
+def test_a_table_that_is_none_is_named(tmp_path):
+    path = tmp_path / "training.csv"
+    path.write_text("no,iterations\n1,2\n")
+    with pytest.raises(ValueError, match="training.csv: expected a table of"):
+        logs.Table(str(path), 100)
+    assert path.read_text() == "no,iterations\n1,2\n"
+
+
+def table(tmp_path, rows):
+    made = logs.Table(str(tmp_path / "table.csv"), 0)
+    for number, row in enumerate(rows, 1):
+        made.append(100 * number, row)
+    return made
+
+
+def alarms(capsys, made, fault, rows=3):
+    alarm = callbacks.Alarm(0, made, rows, [fault])
+    for _ in range(2):
+        alarm.on_iteration(100 * len(made.rows))
+    return capsys.readouterr().out
+
+
+def test_alarm_at_chance_level(tmp_path, capsys):
+    made = table(tmp_path, [{"accuracy": v} for v in (0.9, 0.2, 0.21, 0.2)])
+    said = alarms(capsys, made, callbacks.at_chance("accuracy", 5))
+    assert said.count("Alarm at iteration 400: accuracy is 20.3%") == 1
+    assert alarms(capsys, made, callbacks.at_chance("accuracy", 20)) == ""
+    assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 4) == ""
+    assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 5) == ""
+
+
+def test_alarm_where_adaptation_harms(tmp_path, capsys):
+    losses = [(1.0, 0.5), (1.0, 1.5), (1.0, 2.5), (1.0, 3.5)]
+    rows = [{"before": b, "after": a} for b, a in losses]
+    fault = callbacks.worsens("before", "after")
+    made = table(tmp_path, rows)
+    said = alarms(capsys, made, fault)
+    assert said.count("worse since iteration 200: 1 before, 3.5 after") == 1
+    assert alarms(capsys, made, fault, 4) == ""
