@@ -42,19 +42,13 @@ class Table:
             self._write_whole()
         for row in self.rows:
             self._show(row)
-        self._whole = True
+        self._whole = bool(self.rows)
 
     def append(self, iteration: int, values: dict[str, float]) -> None:
         """Adds a row and writes it at once."""
         self.rows.append({"iteration": iteration, **values})
         with files.tolerating(self.on_save_error):
-            append = self._whole and os.path.exists(self.path)
-            self._whole = False
-            if append:
-                self._append_last()
-            else:
-                self._write_whole()
-            self._whole = True
+            self._write()
             self._show(self.rows[-1])
 
     def sync(self) -> None:
@@ -63,9 +57,15 @@ class Table:
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
 
-    def _append_last(self):
-        with open(self.path, "a", newline="") as file:
-            file.write(_text(self.rows[-1:], header=False))
+    def _write(self):
+        """Appends a row to a file that has the others, or writes them all."""
+        whole, self._whole = self._whole, False
+        if whole and os.path.exists(self.path):
+            with open(self.path, "a", newline="") as file:
+                file.write(_text(self.rows[-1:], header=False))
+        else:
+            self._write_whole()
+        self._whole = True
 
     def _write_whole(self):
         make_again(os.path.dirname(self.path))
