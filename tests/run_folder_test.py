@@ -1,6 +1,9 @@
 """What a run's folder survives: damage, other processes, full disks."""
 
+import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +14,16 @@ import tensorflow as tf
 from absl.testing import flagsaver
 from command_lines import run
 
-from maml_tf import callbacks, checkpoints, files, logs, train
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    files,
+    logs,
+    reptile_train,
+    train,
+)
+from maml_tf.config import Config
+from maml_tf.reptile_config import ReptileConfig
 
 SHORT = "--norm=None", "--meta_batch_size=2", "--update_batch_size=2"
 
@@ -314,3 +326,94 @@ def test_alarm_where_adaptation_harms(tmp_path, capsys):
     said = alarms(capsys, made, fault)
     assert said.count("worse since iteration 200: 1 before, 3.5 after") == 1
     assert alarms(capsys, made, fault, 4) == ""
+
+
+IMAGES = (
+    "--datasource=omniglot",
+    "--num_classes=2",
+    "--num_filters=2",
+    "--meta_batch_size=1",
+    "--update_batch_size=1",
+    "--update_lr=0.4",
+    "--nolog",
+)
+
+
+def test_selects_the_best_on_validation_classes(
+    real_data, tmp_path, tmp_path_factory, capsys, monkeypatch
+):
+    cache = tmp_path_factory.getbasetemp() / "omniglot_cache"
+    where = (
+        f"--data_dir={real_data}",
+        f"--cache_dir={cache}",
+        f"--logdir={tmp_path}",
+    )
+    assert run(*IMAGES, *where, "--metatrain_iterations=300") == 0
+    monkeypatch.setattr(train, "EVALUATION_TASKS", 80)
+    test = *IMAGES, *where, "--train=False"
+    scores = {}
+    for iteration in (100, 200, 300):
+        assert run(*test, f"--test_iter={iteration}") == 0
+        [path] = tmp_path.glob("*/test_*.csv")
+        scores[iteration] = path.read_text()
+    capsys.readouterr()
+    selected = *test, "--select=validation"
+    assert run(*selected) == 0
+    output = capsys.readouterr().out
+    shown = [
+        float(v) for v in re.findall(r"npz: ([\d.]+)% on 80 tasks", output)
+    ]
+    best = [300, 200, 100][int(np.argmax(shown))]
+    assert f"model{best}.npz, the best of 3 there" in output
+    assert path.read_text() == scores[best]
+    assert run(*selected, "--test_iter=100") == 1
+    assert "--test_iter: expected -1 with" in capsys.readouterr().err
+
+
+def test_determinism_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "enable_op_determinism",
+        lambda: asked.append(True),
+    )
+    for kind, build in (
+        (Config, train.build_network),
+        (ReptileConfig, reptile_train.build_network),
+    ):
+        build(kind(datasource="sinusoid"))
+        assert not asked
+        build(kind(datasource="sinusoid", deterministic=True))
+        assert asked.pop()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a folder of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("on_save_error", ["stop", "continue"])
+def test_a_full_disk(on_save_error, small_disk, undisturbed, capsys):
+    assert trains(small_disk, 100, "--nolog") == 0
+    [folder] = small_disk.glob("cls_*")
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), open(filler, "wb", 0) as file:
+        while True:
+            file.write(bytes(1024))
+    capsys.readouterr()
+    more = "--nolog", f"--on_save_error={on_save_error}"
+    assert trains(small_disk, 300, *more) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert {p.name for p in folder.glob("model*")} == {"model100.npz"}
+    filler.unlink()
+    assert trains(small_disk, 300, *more) == 0
+    assert_same(content(small_disk, 300), content(undisturbed, 300))
+    [expected] = undisturbed.glob("*/training.csv")
+    assert (folder / "training.csv").read_bytes() == expected.read_bytes()
