@@ -52,21 +52,26 @@ def whole(folder: str) -> Iterator[Checkpoint]:
     Raises:
       DamagedError: if there are some, but none is whole.
     """
-    found, damaged = list_checkpoints(folder), []
-    for checkpoint in reversed(found):
-        try:
-            read(checkpoint)
-        except DamagedError as error:
-            damaged.append(error)
-            continue
-        while damaged:
-            print(f"Passed over: {damaged.pop(0)}", file=sys.stderr)
-        yield checkpoint
-    if found and len(damaged) == len(found):
+    checked = {c: _damage(c) for c in reversed(list_checkpoints(folder))}
+    if checked and all(checked.values()):
+        damage = next(iter(checked.values()))
         raise DamagedError(
-            f"{damaged[0]} No other checkpoint in its folder is whole; "
+            f"{damage} No other checkpoint in its folder is whole; "
             "--noresume starts anew."
         )
+    for checkpoint, damage in checked.items():
+        if damage:
+            print(f"Passed over: {damage}", file=sys.stderr)
+        else:
+            yield checkpoint
+
+
+def _damage(checkpoint):
+    try:
+        read(checkpoint)
+    except DamagedError as error:
+        return error
+    return None
 
 
 def latest(folder: str) -> Checkpoint | None:

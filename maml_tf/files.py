@@ -39,6 +39,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def make_again(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder that has vanished, if the one it was in is there."""
+    if not os.path.isdir(folder):
+        os.mkdir(folder)
+
+
 class BusyError(OSError):
     """A folder that another process works in."""
 

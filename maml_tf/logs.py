@@ -68,7 +68,7 @@ class Table:
         self._whole = True
 
     def _write_whole(self):
-        make_again(os.path.dirname(self.path))
+        files.make_again(os.path.dirname(self.path))
         with files.replacing(self.path) as file:
             file.write(_text(self.rows, header=True).encode())
 
@@ -119,12 +119,6 @@ class Scalars:
                 tf.summary.scalar(name, value)
 
 
-def make_again(folder: str) -> None:
-    """Makes a folder that has vanished, if the one it was in is there."""
-    if not os.path.isdir(folder):
-        os.mkdir(folder)
-
-
 def _text(rows, header):
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else [])
@@ -140,14 +134,16 @@ def _read_rows(path, last):
         return []
     try:
         with open(path, newline="") as file:
-            found = csv.DictReader(file, strict=True)
-            rows = [_numbers(row) for row in found if None not in row.values()]
+            return [
+                _numbers(row)
+                for row in csv.DictReader(file, strict=True)
+                if None not in row.values() and int(row["iteration"]) <= last
+            ]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path}: expected a table of numbers with a column iteration, "
             f"found something else ({error}). Move it away to go on without."
         ) from error
-    return [row for row in rows if row["iteration"] <= last]
 
 
 def _numbers(row):

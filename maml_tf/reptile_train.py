@@ -268,14 +268,12 @@ def train(config: ReptileConfig) -> None:
 
 def _train(run, data, curves, learner):
     config, start = run.config, 0
-    done, changes = run.latest()
+    done = run.latest()
     if done is not None:
         checkpoints.restore(done, learner, PHASE)
         start = done.iteration
     run.describe(explanations.explain(config, learner.network))
     print(explanations.header(config, learner.network))
-    for change in changes:
-        print(f"Changed: {change}")
     if start < config.meta_iterations:
         _fit(run, learner, data, curves, start)
 

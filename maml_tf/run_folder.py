@@ -39,8 +39,8 @@ class RunFolder:
                     old.path.unlink()
             yield
 
-    def latest(self) -> tuple[checkpoints.Checkpoint | None, list[str]]:
-        """Returns the checkpoint to go on from, and what has changed since.
+    def latest(self) -> checkpoints.Checkpoint | None:
+        """Returns the checkpoint to go on from; says what changed since.
 
         Raises:
           checkpoints.DamagedError: if all are damaged.
@@ -48,12 +48,14 @@ class RunFolder:
         """
         found = checkpoints.latest(self.config.folder)
         if found is None:
-            return None, []
+            return None
         content = checkpoints.read(found)
         before = self.config.fixed_at(
             content.phase, found.iteration, content.settings
         )
-        return found, self.config.changes_since(before, found.path)
+        for change in self.config.changes_since(before, found.path):
+            print(f"Changed: {change}")
+        return found
 
     def describe(self, explanation: str) -> None:
         """Writes `config.json`: the settings and what they mean."""
@@ -80,7 +82,7 @@ class RunFolder:
 
     def save(self, learner, phase: str, iteration: int) -> None:
         """Saves a checkpoint once all rows before it are on disk."""
-        logs.make_again(self.config.folder)
+        files.make_again(self.config.folder)
         for table in self.tables.values():
             table.sync()
         settings = dataclasses.asdict(self.config)

@@ -198,14 +198,12 @@ def train(config: Config) -> str:
 
 def _train(run, data, learner):
     config, network = run.config, learner.network
-    done, changes = run.latest()
+    done = run.latest()
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
     engine = learner.engine_for(_inputs_spec(config, network))
     run.describe(explanations.explain(config, network, engine))
     print(explanations.header(config, network, engine))
-    for change in changes:
-        print(f"Changed: {change}")
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations

@@ -125,6 +125,43 @@ def reptile_table():
     print_table(["run", "tasks", "training classes", "test", "paper"], rows)
 
 
+COMBINATIONS = {
+    "g1": "g₁",
+    "half_g1_g2": "½ (g₁ + g₂)",
+    "g2": "g₂",
+    "g1_g2": "g₁ + g₂",
+    "third_g1_g2_g3": "⅓ (g₁ + g₂ + g₃)",
+    "g3": "g₃",
+    "g1_g2_g3": "g₁ + g₂ + g₃",
+    "fourth_g1_g2_g3_g4": "¼ (g₁ + … + g₄)",
+    "g4": "g₄",
+    "g1_g2_g3_g4": "g₁ + … + g₄",
+}
+WINDOW = 80
+
+
+def combinations():
+    """Prints and draws how combinations of inner gradients do."""
+    rows, curves = [], {}
+    for name, label in COMBINATIONS.items():
+        stem = HERE / "reptile" / "combinations" / name
+        with open(f"{stem}.csv", newline="") as file:
+            parts = {row["classes"]: row for row in csv.DictReader(file)}
+        cells = [_interval(parts[part], 100) for part in ("train", "test")]
+        rows.append([label, *cells])
+        scores = np.genfromtxt(f"{stem}_curve.csv", delimiter=",", names=True)
+        weights = np.ones(WINDOW) / WINDOW
+        curves[label] = (
+            scores["iteration"][WINDOW - 1 :],
+            100 * np.convolve(scores["test"], weights, "valid"),
+        )
+    print("\nReptile's inner gradients, Omniglot 5-way 5-shot, accuracy in %\n")
+    print_table(["update", "training classes", "test"], rows)
+    path = HERE / "reptile" / "combinations.png"
+    metric = f"test accuracy, %, mean of {WINDOW} scored tasks"
+    plots.plot_training(curves, path, metric)
+
+
 def _interval(row, scale):
     if row is None:
         return ""
@@ -138,3 +175,4 @@ if __name__ == "__main__":
     early_table()
     validation_figure()
     reptile_table()
+    combinations()

@@ -204,3 +204,29 @@ def test_unknown_workload_lists_the_names():
     )
     assert run.returncode != 0
     assert "sinusoid10|omniglot5|omniglot20|mini5|mini5_fo" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("while/body/conv/Conv2D:Conv2D", "Conv2D"),
+        ("ExecutorState::Process", ""),
+        ("train_step", ""),
+    ],
+)
+def test_operations_are_told_from_other_events(name, kind):
+    import operations
+
+    assert operations._kind(name) == kind
+
+
+@pytest.mark.parametrize(
+    "name", ["regression/sinusoid_pretrained", "reptile/reptile_sinusoid"]
+)
+def test_a_first_step_is_that_of_the_flagfile(name):
+    import first_step
+    from absl.testing import flagsaver
+
+    with flagsaver.flagsaver():
+        path = first_step.FLAGS_FOLDER / f"{name}.flags"
+        assert first_step.first_step_timer()(str(path)) > 0
