@@ -207,20 +207,6 @@ def test_unknown_workload_lists_the_names():
 
 
 @pytest.mark.parametrize(
-    "name, kind",
-    [
-        ("while/body/conv/Conv2D:Conv2D", "Conv2D"),
-        ("ExecutorState::Process", ""),
-        ("train_step", ""),
-    ],
-)
-def test_operations_are_told_from_other_events(name, kind):
-    import operations
-
-    assert operations._kind(name) == kind
-
-
-@pytest.mark.parametrize(
     "name", ["regression/sinusoid_pretrained", "reptile/reptile_sinusoid"]
 )
 def test_a_first_step_is_that_of_the_flagfile(name):
