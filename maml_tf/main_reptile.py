@@ -132,6 +132,7 @@ def _parse(arguments):
             off = None if define is _STRING else False
             default = _defaults().get(fields.get(name), off)
             define(name, default, meaning, flag_values=values)
+    command_line.check_flagfiles(arguments)
     arguments = values.read_flags_from_files(arguments, force_gnu=True)
     _, *rest = values(["reptile-tf", *map(_underscored, arguments)])
     if rest:

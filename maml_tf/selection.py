@@ -35,7 +35,8 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
       ValueError: if there is no such name, nothing is selected, or a variable
         is not a trainable one of the network.
     """
-    if adapt is None or isinstance(adapt, str):
+    known = (str, keras.Layer, keras.Variable, Callable, Iterable)
+    if adapt is None or isinstance(adapt, str) or not isinstance(adapt, known):
         chosen = _named(network, adapt or "all")
     elif callable(adapt) and not isinstance(adapt, keras.Layer):
         chosen = list(filter(adapt, network.trainable_variables))
@@ -46,7 +47,7 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
 
 
 def _named(network, name):
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise ValueError(
             f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
             f"function of a variable, got {name!r}."

@@ -96,6 +96,16 @@ class Settings:
         if getattr(self, field) < least:
             self.refuse(field, f"an integer of at least {least}")
 
+    def check_at_most(self, field: str, most: int) -> None:
+        """Refuses a value above `most`."""
+        if getattr(self, field) > most:
+            self.refuse(field, f"an integer of at most {most}")
+
+    def check_finite(self, field: str) -> None:
+        """Refuses infinity and what is no number."""
+        if not math.isfinite(getattr(self, field)):
+            self.refuse(field, "a finite number")
+
     def check_positive(self, field: str) -> None:
         """Refuses a value that is no positive number."""
         value = getattr(self, field)
