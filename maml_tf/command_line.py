@@ -47,9 +47,10 @@ def check_flagfiles(
 
 def _flagfiles(arguments) -> Iterator[str]:
     """Yields the paths that `--flagfile=PATH` and `--flagfile PATH` name."""
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for i, argument in enumerate(arguments):
         name, equals, value = argument.strip().partition("=")
         if name in ("--flagfile", "-flagfile"):
+            after = "".join(arguments[i + 1 : i + 2])
             yield os.path.expanduser(value if equals else after).strip()
 
 
@@ -57,7 +58,7 @@ def _lines(path):
     try:
         with open(path) as file:
             return file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"--flagfile={path}: expected a text file of flags, found that it "
             f"cannot be read ({error})."

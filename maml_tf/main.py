@@ -183,7 +183,7 @@ def _parsed(argv):
     command_line.check_flagfiles(argv[1:])
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         raise ConfigError(f"{error}") from error
 
 

@@ -120,7 +120,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     """
     try:
         return _parse(arguments)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         raise ConfigError(f"{error}") from error
 
 

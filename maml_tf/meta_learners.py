@@ -339,7 +339,7 @@ class MAML(Learner):
         """
         support = _map(tf.convert_to_tensor, (support_x, support_y))
         functional.require_inputs(self.network, support[0], "n")
-        functional.require_same_examples(*support, "n")
+        functional.require_same_examples(support[0], support[1], "n")
         at_least(0, steps=steps)
         seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
         phi = adapt(

@@ -35,8 +35,7 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
       ValueError: if there is no such name, nothing is selected, or a variable
         is not a trainable one of the network.
     """
-    known = (str, keras.Layer, keras.Variable, Callable, Iterable)
-    if adapt is None or isinstance(adapt, str) or not isinstance(adapt, known):
+    if adapt is None or isinstance(adapt, str):
         chosen = _named(network, adapt or "all")
     elif callable(adapt) and not isinstance(adapt, keras.Layer):
         chosen = list(filter(adapt, network.trainable_variables))
@@ -47,11 +46,8 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
 
 
 def _named(network, name):
-    if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(
-            f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
-            f"function of a variable, got {name!r}."
-        )
+    if name not in NAMES:
+        raise _no_selection(name)
     return NAMES[name](network)
 
 
@@ -62,8 +58,18 @@ def _head(network):
 
 
 def _listed(adapt):
-    single = isinstance(adapt, (keras.Layer, keras.Variable))
-    return [adapt] if single else adapt
+    if isinstance(adapt, (keras.Layer, keras.Variable)):
+        return [adapt]
+    if not isinstance(adapt, Iterable):
+        raise _no_selection(adapt)
+    return adapt
+
+
+def _no_selection(found):
+    return ValueError(
+        f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
+        f"function of a variable, got {found!r}."
+    )
 
 
 def _variables(part):
