@@ -109,10 +109,10 @@ class ReptileConfig(Settings):
         ):
             self.check_at_least(name, 1)
         self.check_at_least("ways", 2)
-        for name in ("train_shots", "seed", "meta_step_final"):
+        for name in ("train_shots", "seed"):
             self.check_at_least(name, 0)
         self.check_at_most("seed", LARGEST_SEED)
-        self.check_finite("meta_step_final")
+        self.check_not_negative("meta_step_final")
         for name in ("inner_lr", "meta_step", "weight_decay"):
             self.check_positive(name)
         self._check_combinations()

@@ -101,10 +101,11 @@ class Settings:
         if getattr(self, field) > most:
             self.refuse(field, f"an integer of at most {most}")
 
-    def check_finite(self, field: str) -> None:
-        """Refuses infinity and what is no number."""
-        if not math.isfinite(getattr(self, field)):
-            self.refuse(field, "a finite number")
+    def check_not_negative(self, field: str) -> None:
+        """Refuses a value that is no number from 0 on, or infinite."""
+        value = getattr(self, field)
+        if not (value >= 0 and math.isfinite(value)):
+            self.refuse(field, "a number of at least 0")
 
     def check_positive(self, field: str) -> None:
         """Refuses a value that is no positive number."""
