@@ -28,7 +28,7 @@ MAML_FLAGS = """
 --baseline=maml | one of None, oracle, got 'maml'
 --baseline=oracle --datasource=folder | None unless --datasource=sinusoid
 --conv=False --datasource=folder | True with --datasource=folder, got False
---conv=False --datasource=miniimagenet --max_pool | True with --datasource=miniimagenet, got
+--conv=False --datasource=miniimagenet --max_pool | True with --datasource
 --max_pool=False --datasource=miniimagenet | True with --datasource=min
 --num_queries=3 | -1 with --datasource=sinusoid, got 3
 --num_queries=0 --datasource=omniglot | an integer of at least 1, got 0
