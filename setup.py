@@ -38,6 +38,7 @@ setuptools.setup(
         "docs": ["pdoc"],
         "test": [
             "dill",
+            "hypothesis",
             "mypy",
             "pdoc",
             "psutil",

@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ _DAMAGE = (
     gzip.BadGzipFile,
     zlib.error,
     EOFError,
+    OSError,
+    RuntimeError,  # an encrypted file, or compression that is not known
 )
 
 
@@ -68,7 +71,8 @@ def walk(root: Path) -> Iterator[Member]:
     for path in _files_on_disk(root):
         inside = path.relative_to(root) if path != root else Path()
         opened = functools.partial(open, path, "rb")
-        member = Member(PurePosixPath(inside), path.stat().st_size, opened)
+        size = _stat(path).st_size
+        member = Member(PurePosixPath(inside), size, opened)
         yield from _expand(member, str(path))
 
 
@@ -77,9 +81,9 @@ def fingerprint(roots: Iterable[Path], settings) -> str:
     lines = [f"version 3, {settings}"]  # 3 is of what is made of the files
     for root in roots:
         for path in _files_on_disk(root):
-            stat = path.stat()
-            lines.append(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            is_ = _stat(path)
+            lines.append(f"{path.absolute()} {is_.st_size} {is_.st_mtime_ns}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _files_on_disk(root: Path) -> Iterator[Path]:
@@ -91,13 +95,22 @@ def _files_on_disk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, n) for n in sorted(names) if _is_visible(n))
 
 
+def _stat(path):
+    """Returns the `stat` of a file; a pipe, say, would never end."""
+    with reading(path):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("expected a file, found a pipe or a device")
+        return found
+
+
 def _expand(member, name):
     """Yields a member, or what is in it if it is an archive."""
     if not is_archive(name):
         yield member
         return
     kind = _zip_members if name.lower().endswith(".zip") else _tar_members
-    with _reading(name), member.open() as file:
+    with reading(name), member.open() as file:
         for inner in kind(file):
             if all(map(_is_visible, inner.path.parts)):
                 whole = inner._replace(path=member.path / inner.path)
@@ -123,7 +136,8 @@ def _tar_members(file):
 
 
 @contextmanager
-def _reading(name):
+def reading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what reading a file raises into `DataError`, which names it."""
     try:
         yield
     except _DAMAGE as error:

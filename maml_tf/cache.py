@@ -56,10 +56,11 @@ def cached(
     if (found := _read(path, fingerprint)) is not None:
         return found
     with _writing(path.parent):  # Better refused before the work than after.
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=_existing(path.parent)).close()
     _log.info("Making %s (once)", path)
     array, labels = make()
     with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, fingerprint, np.ascontiguousarray(array), labels)
     # Another process may have replaced it by one of another fingerprint.
     return _read(path, fingerprint) or (array, labels)
@@ -70,6 +71,11 @@ def _folder(folder: str | os.PathLike[str] | None) -> Path:
     return Path(folder or Path(home, "maml_tf")).expanduser()
 
 
+def _existing(folder: Path) -> Path:
+    """Returns a folder, or the nearest above it that there is."""
+    return next(f for f in (folder, *folder.parents) if os.path.lexists(f))
+
+
 def _read(path: Path, fingerprint: str) -> Labelled | None:
     try:
         with open(path, "rb") as file:
@@ -77,21 +83,24 @@ def _read(path: Path, fingerprint: str) -> Labelled | None:
             array = _map(file, about)
         if about.pop("sha256") != _checksum(about, array):
             raise ValueError("wrong checksum")
+        made_of, labels = about["fingerprint"], about["labels"]
     except FileNotFoundError:
         return None
     # Whatever is wrong with a cache, making it again mends it.
     except Exception as error:
         _log.warning("Rebuilding the damaged cache %s: %s", path, error)
         return None
-    if about["fingerprint"] != fingerprint:
+    if made_of != fingerprint:
         _log.info("%s was made from other data", path)
         return None
-    return array, about["labels"]
+    return array, labels
 
 
 def _map(file, about: dict) -> np.ndarray:
-    shape = tuple(about["shape"])
-    return np.memmap(file, about["dtype"], "r", file.tell(), shape)
+    shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+    if dtype.hasobject:  # Its bytes would be taken for addresses.
+        raise ValueError(f"expected numbers, found {dtype}")
+    return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
 def _write(path: Path, fingerprint: str, array: np.ndarray, labels) -> None:
@@ -116,7 +125,6 @@ def _checksum(about: dict, array: np.ndarray) -> str:
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise DataError(

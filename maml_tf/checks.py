@@ -1,10 +1,34 @@
 """Checks of numbers that a user gives."""
 
+import math
+import numbers
 
-def at_least(least: int, **numbers: int | None) -> None:
-    """Raises `ValueError` for a number below another; `None` is none given."""
-    for name, number in numbers.items():
-        if number is not None and number < least:
+
+def at_least(least: int, **given: int | None) -> None:
+    """Raises `ValueError` unless each is an integer ≥ `least`, or `None`."""
+    for name, number in given.items():
+        if number is None:
+            continue
+        if not isinstance(number, numbers.Integral):
+            raise ValueError(f"{name}: expected an integer, got {number!r}.")
+        if number < least:
             raise ValueError(
                 f"{name}: expected at least {least}, got {number}."
+            )
+
+
+def counts(**given: int) -> None:
+    """Raises `ValueError` unless all are integers from 1 on."""
+    for name, number in given.items():
+        if number is None:
+            raise ValueError(f"{name}: expected an integer, got None.")
+        at_least(1, **{name: number})
+
+
+def finite(**given: float) -> None:
+    """Raises `ValueError` unless all are finite numbers."""
+    for name, number in given.items():
+        if not isinstance(number, numbers.Real) or not math.isfinite(number):
+            raise ValueError(
+                f"{name}: expected a finite number, got {number!r}."
             )

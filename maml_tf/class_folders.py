@@ -41,6 +41,9 @@ def load_class_folders(
     Raises:
       DataError: if there are no such images, or some are unreadable.
     """
+    if part not in FOLDERS:
+        names = ", ".join(FOLDERS)
+        raise ValueError(f"part: expected one of {names}, got {part!r}.")
     root = Path(data_dir).expanduser()
 
     def find():
@@ -101,7 +104,9 @@ def image_files(
     def read():
         for member in walk(root):
             if member.path in wanted:
-                yield member.path, member.read()
+                with archives.reading(root / member.path):
+                    content = member.read()
+                yield member.path, content
 
     empty = tuple(path for path in sorted(wanted) if not sizes[path])
     return Found(form, classes, read, empty)

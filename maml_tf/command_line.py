@@ -1,9 +1,12 @@
 """What the programs share: settings from flags, and how a program ends."""
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from maml_tf.settings import ConfigError
 
 
 def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
@@ -19,6 +22,47 @@ def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
         field: flag.value if flag.present else told.get(field, flag.value)
         for field, flag in flags.items()
     }
+
+
+def check_flagfiles(
+    arguments: Sequence[str], within: tuple[str, ...] = ()
+) -> None:
+    """Refuses files of flags that cannot be read, or that name themselves.
+
+    Args:
+      arguments: a command line, or the lines of a file.
+      within: the files that these lines are from, outermost first.
+
+    Raises:
+      ConfigError: if there is such a file.
+    """
+    for path in _flagfiles(arguments):
+        if path in within:
+            raise ConfigError(
+                f"--flagfile={path}: expected flags, found that the file "
+                f"includes itself, by way of {within[-1]}."
+            )
+        check_flagfiles(_lines(path), (*within, path))
+
+
+def _flagfiles(arguments) -> Iterator[str]:
+    """Yields the paths that `--flagfile=PATH` and `--flagfile PATH` name."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.strip().partition("=")
+        if name in ("--flagfile", "-flagfile"):
+            after = "".join(arguments[i + 1 : i + 2])
+            yield os.path.expanduser(value if equals else after).strip()
+
+
+def _lines(path):
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--flagfile={path}: expected a text file of flags, found that it "
+            f"cannot be read ({error})."
+        ) from error
 
 
 def guarded(program: str, action: Callable[[], None]) -> int:

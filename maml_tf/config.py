@@ -16,6 +16,7 @@ ENGINES = ("auto", "stacked", "looped")
 ON_SAVE_ERROR = ("stop", "continue")
 SELECT = ("latest", "validation")
 EVALUATION_TASKS = 600
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
 
@@ -185,6 +186,7 @@ class Config(Settings):
         self.check_at_least("inner_steps", 1)
         for name in ("pretrain_iterations", "meta_iterations", "seed"):
             self.check_at_least(name, 0)
+        self.check_at_most("seed", LARGEST_SEED)
         self.check_at_least("test_iter", -1)
         self.check_at_least("image_size", SMALLEST_IMAGE)
         if self.num_queries != -1:

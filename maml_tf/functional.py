@@ -35,16 +35,42 @@ def require_usable(model: keras.Model) -> None:
 def require_tasks(model: keras.Model, inputs) -> None:
     """Raises `ValueError` unless inputs are those of tasks for a model."""
     if not isinstance(inputs, (tuple, list)) or len(inputs) != 3:
-        found = [list(part.shape) for part in tf.nest.flatten(inputs)]
+        found = map(_shape, tf.nest.flatten(inputs))
         raise ValueError(
             "The data: expected `((support_x, support_y, query_x), query_y)`, "
             "each with a leading task axis, found inputs of shape "
             f"{', '.join(map(str, found))}. `maml_tf.tasks.from_arrays` makes "
             "tasks of labelled examples."
         )
-    support_x, _, query_x = inputs
+    support_x, support_y, query_x = inputs
     require_inputs(model, support_x, "B, n")
     require_inputs(model, query_x, "B, n")
+    require_same_examples(support_x, support_y, "B, n")
+    require_same_examples(query_x, query_x, "B, n")
+    require_same_examples(support_x, query_x, "B")
+
+
+def require_same_examples(x, y, axes: str) -> None:
+    """Raises `ValueError` unless x and y are of the same examples, and of some.
+
+    Args:
+      x: inputs, nested.
+      y: targets, nested, or other inputs.
+      axes: which both have first: "n", "B", or "B, n".
+    """
+    count = len(axes.split(", "))
+    first, *others = (part.shape[:count] for part in tf.nest.flatten((x, y)))
+    if 0 in first or not all(first.is_compatible_with(o) for o in others):
+        raise ValueError(
+            f"The data: expected the same leading axes [{axes}] of all parts, "
+            "none of them empty, found the shapes "
+            f"{', '.join(map(str, map(_shape, tf.nest.flatten((x, y)))))}."
+        )
+
+
+def _shape(part):
+    """Returns the shape of a tensor as a list, or what there is instead."""
+    return list(part.shape) if hasattr(part, "shape") else type(part).__name__
 
 
 def require_inputs(model: keras.Model, x, axes: str) -> None:
@@ -58,7 +84,9 @@ def require_inputs(model: keras.Model, x, axes: str) -> None:
       axes: which come before those of an example: "n", or "B, n".
     """
     taken = [like.shape[1:] for like in getattr(model, "inputs", None) or []]
-    found = [part.shape for part in tf.nest.flatten(x)]
+    found = [
+        tf.TensorShape(getattr(p, "shape", ())) for p in tf.nest.flatten(x)
+    ]
     before = [None] * len(axes.split(", "))
     fits = len(taken) == len(found) and all(
         shape.is_compatible_with([*before, *features])

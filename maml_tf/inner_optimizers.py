@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from maml_tf.checks import finite
 from maml_tf.saving import Value, register
 
 
@@ -48,6 +49,9 @@ class SGD(Value):
 
     learning_rate: float
 
+    def __post_init__(self):
+        finite(learning_rate=self.learning_rate)
+
     def init(self, parameters):
         return State()
 
@@ -80,6 +84,14 @@ class Adam(Value):
     beta_1: float = 0.0
     beta_2: float = 0.999
     epsilon: float = 1e-8
+
+    def __post_init__(self):
+        finite(
+            learning_rate=self.learning_rate,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
 
     def init(self, parameters):
         ones = tf.ones([], parameters.dtype)

@@ -53,7 +53,7 @@ def load(prefix: str | os.PathLike[str], *, max_pool: bool = False) -> Legacy:
     """
     tensors = _read(prefix)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    builder, arguments = _architecture(prefix, shapes, max_pool)
+    builder, arguments = _known(prefix, shapes, max_pool)
     network = builder(**arguments)
     _assign(prefix, tensors, dict(_weights(network)))
     words = ", ".join(f"{name} {value}" for name, value in arguments.items())
@@ -72,7 +72,7 @@ def settings(prefix: str | os.PathLike[str]) -> dict[str, Any]:
       CheckpointError: see `load`.
     """
     shapes = {name: tensor.shape for name, tensor in _read(prefix).items()}
-    builder, arguments = _architecture(prefix, shapes, max_pool=False)
+    builder, arguments = _known(prefix, shapes, max_pool=False)
     told = dict(_SETTINGS[builder.__name__])
     if arguments.get("inputs") == 3:
         told["baseline"] = "oracle"
@@ -205,6 +205,20 @@ def _suffix(index):
     return f"_{index}" if index else ""
 
 
+def _known(prefix, shapes, max_pool):
+    """Returns what `_architecture` does; refuses axes that are missing."""
+    try:
+        return _architecture(prefix, shapes, max_pool)
+    except (IndexError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        found = "; ".join(f"{n} {s}" for n, s in list(shapes.items())[:5])
+        raise CheckpointError(
+            f"{prefix}: expected the tensors of a network, found other shapes: "
+            f"{found}."
+        ) from error
+
+
 def _architecture(prefix, shapes, max_pool):
     """Returns the function that builds the network, and its arguments."""
     if "model/conv1" in shapes and "model/b5" in shapes:
@@ -251,13 +265,19 @@ def _read(prefix) -> dict[str, np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(prefix)
         names = reader.get_variable_to_shape_map()
-        return {name: reader.get_tensor(name) for name in sorted(names)}
+        tensors = {name: reader.get_tensor(name) for name in sorted(names)}
     # The reader raises its own errors, and some of Python's.
     except Exception as error:
         raise CheckpointError(
             f"{prefix}: expected a TensorFlow 1 checkpoint, found damaged files"
             f" ({error}). Copy them again."
         ) from error
+    for name, tensor in tensors.items():
+        if not np.issubdtype(tensor.dtype, np.number):
+            raise CheckpointError(
+                f"{prefix}: expected numbers in {name}, found {tensor.dtype}."
+            )
+    return tensors
 
 
 def _assign(prefix, tensors, variables):

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from maml_tf.checks import at_least
 from maml_tf.saving import Value, register
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -34,6 +36,11 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
       y: targets `[..., S, D]`.
       prediction: `[..., S, D]`, in the units of `y`.
     """
+    if not tf.TensorShape(y.shape).is_compatible_with(prediction.shape):
+        raise ValueError(
+            "The targets: expected the shape of the predictions, "
+            f"{list(prediction.shape)}, found {list(y.shape)}."
+        )
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
 
@@ -59,7 +66,12 @@ class CrossEntropy(Value):
 
     shots: int
 
+    def __post_init__(self):
+        at_least(1, shots=self.shots)
+
     def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        if tf.executing_eagerly():
+            _require_labels(y, logits.shape[-1])
         y = tf.cast(y, tf.int32)
         example_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
             y, logits
@@ -151,6 +163,19 @@ def _comparable(y, prediction):
     if y.dtype.is_floating:
         y = tf.cast(y, prediction.dtype)
     return y, prediction
+
+
+def _require_labels(y, ways):
+    """Refuses labels that are no integers in 0 … N − 1, where they are known.
+
+    In a graph they are not, and TensorFlow refuses them on a processor.
+    """
+    y = np.asarray(y)
+    if y.dtype.kind not in "biuf" or not np.isin(y, range(ways)).all():
+        found = ", ".join(map(str, np.unique(y)[:5]))
+        raise ValueError(
+            f"The labels: expected integers in 0 … {ways - 1}, found {found}."
+        )
 
 
 def _require_task_axes(losses, y, task_axes):

@@ -1,6 +1,7 @@
 """`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
 
 import os
+import sys
 from collections.abc import Callable
 
 from absl import app, flags
@@ -165,6 +166,27 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     return Config(**fields)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parses a command line into the flags, and returns what is no flag.
+
+    What is wrong with it ends the program, as in `command_line.guarded`.
+    """
+    rest = []
+    if status := command_line.guarded(
+        "maml-tf", lambda: rest.extend(_parsed(argv))
+    ):
+        sys.exit(status)
+    return rest
+
+
+def _parsed(argv):
+    command_line.check_flagfiles(argv[1:])
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError) as error:
+        raise ConfigError(f"{error}") from error
+
+
 def main(argv: list[str]) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
     return guarded(argv, _run)
@@ -233,7 +255,7 @@ def _report(config, curve):
 
 def run() -> None:
     """Entry point of the `maml-tf` command."""
-    app.run(main)
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point."""
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     """
     try:
         return _parse(arguments)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         raise ConfigError(f"{error}") from error
 
 
@@ -132,6 +132,7 @@ def _parse(arguments):
             off = None if define is _STRING else False
             default = _defaults().get(fields.get(name), off)
             define(name, default, meaning, flag_values=values)
+    command_line.check_flagfiles(arguments)
     arguments = values.read_flags_from_files(arguments, force_gnu=True)
     _, *rest = values(["reptile-tf", *map(_underscored, arguments)])
     if rest:

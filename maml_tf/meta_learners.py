@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maml_tf import cores, engines, functional, losses, shapes, stacked
 from maml_tf.adaptation import adapt, gradient_descent
-from maml_tf.checks import at_least
+from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.losses import Loss, TaskLoss
 from maml_tf.saving import Learner, register
@@ -105,6 +105,8 @@ class MAML(Learner):
     ):
         super().__init__(name=name)
         at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
+        at_least(1, block=block)
+        finite(inner_lr=inner_lr)
         losses.per_task(inner_loss, 1)  # Raises for what is none.
         self.network = network
         self.inner_loss = inner_loss
@@ -337,6 +339,8 @@ class MAML(Learner):
         """
         support = _map(tf.convert_to_tensor, (support_x, support_y))
         functional.require_inputs(self.network, support[0], "n")
+        functional.require_same_examples(support[0], support[1], "n")
+        at_least(0, steps=steps)
         seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
         phi = adapt(
             functional.with_penalty(self.network, self.adapted, seed),

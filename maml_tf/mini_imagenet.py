@@ -131,7 +131,7 @@ def find_form(root: Path, part: str) -> Found:
     for member in walk(root):
         sizes[member.path] = member.size
         if member.path.name == _CSV[part]:
-            table = _read_table(member)
+            table = _read_table(member, root / member.path)
         if member.path.name in _PICKLES[part]:
             pickled = member.path
     if table and (classes := _listed(table, sizes)):
@@ -176,17 +176,29 @@ def _check_complete(found, root, part, expected):
         )
 
 
-def _read_table(member):
+def _read_table(member, where) -> list[tuple[str, str]]:
     """Returns the rows of a CSV file, (label, filename)."""
-    text = member.read().decode("utf-8-sig")
-    rows = list(csv.DictReader(io.StringIO(text)))
+    with archives.reading(where):
+        content = member.read()
     try:
-        return [(row["label"], row["filename"]) for row in rows]
-    except KeyError as error:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        rows, columns = list(reader), reader.fieldnames or ["nothing"]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{member.path}: expected the columns filename and label, found "
-            f"{', '.join(rows[0])}."
+            f"{where}: expected a CSV file in UTF-8, found {error}."
         ) from error
+    if not {"filename", "label"} <= set(columns):
+        raise DataError(
+            f"{where}: expected the columns filename and label, found "
+            f"{', '.join(columns)}."
+        )
+    pairs = [(row["label"], row["filename"]) for row in rows]
+    if any(None in pair for pair in pairs):
+        raise DataError(
+            f"{where}: expected a filename and a label in every row, found a "
+            "row without."
+        )
+    return pairs
 
 
 def _listed(table, sizes: Mapping[PurePosixPath, int]) -> Classes:
@@ -229,8 +241,7 @@ def _unpickle(root, path) -> Found:
             with member.open() as file:
                 images, rows = _read_pickle(file, root / path)
     classes = {
-        name: {f"{row:05}": row for row in sorted(rows[name])}
-        for name in sorted(rows)
+        name: {f"{row:05}": row for row in rows[name]} for name in sorted(rows)
     }
     return Found("a pickle", classes, lambda: enumerate(images))
 
@@ -238,11 +249,17 @@ def _unpickle(root, path) -> Found:
 def _read_pickle(file, where):
     try:
         images, rows = _labelled(_with_text(pickles.load(file)))
+        rows = {str(name): sorted(map(int, rows[name])) for name in rows}
         if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
                 f"expected uint8 images of shape (n, {SIZE}, {SIZE}, 3), found "
                 f"{images.dtype} of shape {images.shape}"
             )
+        for row in sum(rows.values(), []):
+            if not 0 <= row < len(images):
+                raise ValueError(
+                    f"expected rows 0 … {len(images) - 1}, found {row}"
+                )
         return images, rows
     # Damaged pickles raise nearly anything.
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -127,6 +128,7 @@ def _pack(found: Found, image_format: Format, name: str):
     """Returns the array, and its labels as `cached` keeps them."""
     _refuse_empty(found)
     places = _places(found.classes)
+    unread = set(places)
     size = image_format.size
     shape = len(places), size, size, image_format.channels
     images, resized, unusable = np.empty(shape, np.uint8), 0, []
@@ -138,6 +140,8 @@ def _pack(found: Found, image_format: Format, name: str):
         # Broken images raise nearly anything; all of it is reported below.
         except Exception as error:
             unusable.append(f"{key}: {error}")
+        unread.discard(key)
+    unusable += [f"{key}: expected an image, found none" for key in unread]
     if unusable:
         raise DataError(
             f"{len(unusable)} of {len(places)} images cannot be read. Copy or "
@@ -161,7 +165,10 @@ def _places(classes):
     keys = [key for files in classes.values() for key in files.values()]
     places = {key: place for place, key in enumerate(keys)}
     if len(places) < len(keys):
+        counts = collections.Counter(keys)
+        twice = [key for key, count in counts.items() if count > 1]
         raise DataError(
-            f"{len(keys) - len(places)} images are listed more than once."
+            f"{len(keys) - len(places)} images are listed more than once. The "
+            f"first:{examples(twice)}"
         )
     return places

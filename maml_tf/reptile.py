@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf import descent, engines, functional, losses, stacked
-from maml_tf.checks import at_least
+from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
@@ -79,6 +79,15 @@ class Reptile(Learner):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        at_least(
+            1,
+            inner_steps=inner_steps,
+            inner_batch=inner_batch,
+            test_inner_steps=test_inner_steps,
+            test_inner_batch=test_inner_batch,
+        )
+        finite(weight_decay=weight_decay)
+        _require_optimizer(inner_optimizer)
         losses.per_task(inner_loss, 1)  # Raises for what is none.
         chosen = "looped" if engine == "auto" else engine
         self._engine = engines.choose(chosen, network)
@@ -95,11 +104,6 @@ class Reptile(Learner):
         self.reset_inner_optimizer = reset_inner_optimizer
         self.transductive = transductive
         self.seed = seed
-        at_least(
-            1,
-            inner_steps=self.inner_steps,
-            test_inner_steps=self.test_inner_steps,
-        )
         self._stacks = chosen == "stacked"
         self._shapes = [v.shape for v in network.trainable_variables]
         self.inner_state = tf.nest.map_structure(
@@ -122,6 +126,7 @@ class Reptile(Learner):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, y = _map(tf.convert_to_tensor, (x, y))
         functional.require_inputs(self.network, x, "B, n")
+        functional.require_same_examples(x, y, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))
         if self.carries:
             for variable, value in zip(
@@ -270,6 +275,8 @@ class Reptile(Learner):
         """
         x, y = _map(tf.convert_to_tensor, (support_x, support_y))
         functional.require_inputs(self.network, x, "n")
+        functional.require_same_examples(x, y, "n")
+        at_least(0, steps=steps)
         seed = self._seed(False)
         one = _map(lambda part: part[None], y)
         (batches,) = self.draw_test(one, seed, steps)
@@ -405,6 +412,7 @@ class FOML(Reptile):
         **options,
     ):
         super().__init__(network, inner_optimizer, **options)
+        at_least(1, tail_shots=tail_shots)
         self.tail_shots = tail_shots
 
     def change(self, start, ends):
@@ -432,6 +440,14 @@ class FOML(Reptile):
             self._seed(True), others, self.inner_steps - 1, self.inner_batch
         )
         return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
+
+
+def _require_optimizer(given):
+    if not all(hasattr(given, name) for name in ("init", "update")):
+        raise ValueError(
+            "inner_optimizer: expected one of `maml_tf.inner_optimizers`, or "
+            f"another with `init` and `update`, got {given!r}."
+        )
 
 
 def predict_alone(apply_fn, phi, support_x, query_x, axis: int, spec):

@@ -5,6 +5,7 @@ import dataclasses
 from maml_tf.config import (
     DATASOURCES,
     ENGINES,
+    LARGEST_SEED,
     ON_SAVE_ERROR,
     SMALLEST_IMAGE,
 )
@@ -108,8 +109,10 @@ class ReptileConfig(Settings):
         ):
             self.check_at_least(name, 1)
         self.check_at_least("ways", 2)
-        for name in ("train_shots", "seed", "meta_step_final"):
+        for name in ("train_shots", "seed"):
             self.check_at_least(name, 0)
+        self.check_at_most("seed", LARGEST_SEED)
+        self.check_not_negative("meta_step_final")
         for name in ("inner_lr", "meta_step", "weight_decay"):
             self.check_positive(name)
         self._check_combinations()

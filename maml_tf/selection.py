@@ -47,10 +47,7 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
 
 def _named(network, name):
     if name not in NAMES:
-        raise ValueError(
-            f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
-            f"function of a variable, got {name!r}."
-        )
+        raise _no_selection(name)
     return NAMES[name](network)
 
 
@@ -61,8 +58,18 @@ def _head(network):
 
 
 def _listed(adapt):
-    single = isinstance(adapt, (keras.Layer, keras.Variable))
-    return [adapt] if single else adapt
+    if isinstance(adapt, (keras.Layer, keras.Variable)):
+        return [adapt]
+    if not isinstance(adapt, Iterable):
+        raise _no_selection(adapt)
+    return adapt
+
+
+def _no_selection(found):
+    return ValueError(
+        f"adapt: expected one of {tuple(NAMES)}, layers, variables or a "
+        f"function of a variable, got {found!r}."
+    )
 
 
 def _variables(part):

@@ -96,6 +96,17 @@ class Settings:
         if getattr(self, field) < least:
             self.refuse(field, f"an integer of at least {least}")
 
+    def check_at_most(self, field: str, most: int) -> None:
+        """Refuses a value above `most`."""
+        if getattr(self, field) > most:
+            self.refuse(field, f"an integer of at most {most}")
+
+    def check_not_negative(self, field: str) -> None:
+        """Refuses a value that is no number from 0 on, or infinite."""
+        value = getattr(self, field)
+        if not (value >= 0 and math.isfinite(value)):
+            self.refuse(field, "a number of at least 0")
+
     def check_positive(self, field: str) -> None:
         """Refuses a value that is no positive number."""
         value = getattr(self, field)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from maml_tf.checks import at_least
+from maml_tf.checks import at_least, counts
 from maml_tf.class_folders import load_class_folders
 from maml_tf.image_classes import check_sizes
 from maml_tf.packing import Format
@@ -65,13 +65,13 @@ def from_arrays(
       ValueError: if x and y are not of the same length, or a number is not
         at least one.
     """
-    at_least(
-        1,
+    counts(
         ways=ways,
         shots=shots,
         queries=queries,
         meta_batch_size=meta_batch_size,
     )
+    at_least(0, start=start)
     x, order, names, sizes = _by_class(x, y)
     check_sizes(names, sizes, ways=ways, needed=shots + queries)
     drawn = meta_batch_size, ways, shots + queries
@@ -109,6 +109,11 @@ def from_directory(
     Raises:
       DataError: if images are missing, too few or unreadable.
     """
+    at_least(1, image_size=image_size)
+    if image_channels not in (1, 3):
+        raise ValueError(
+            f"image_channels: expected 1 or 3, got {image_channels!r}."
+        )
     image_format = Format(image_size, image_channels)
     data = load_class_folders(folder, part, image_format, cache_dir).data
     labels = np.repeat(data.names, data.sizes)
@@ -156,21 +161,44 @@ def from_function(
 
 def _by_class(x, y):
     """Returns examples, their order by class, and the classes and sizes."""
-    x = np.asarray(x) if isinstance(x, list) else x  # To nest, a structure.
-    x, y = tf.nest.map_structure(_examples, x), np.asarray(y)
-    for part in tf.nest.flatten(x):
-        if len(part) != len(y) or y.ndim != 1:
+    x = _array("x", x) if isinstance(x, list) else x  # To nest, a structure.
+    x, y = tf.nest.map_structure(_examples, x), _array("y", y)
+    if not (parts := tf.nest.flatten(x)):
+        raise ValueError("x: expected an array or several, found none.")
+    for part in parts:
+        if y.shape != (len(part),):
             raise ValueError(
                 f"y: expected one label for each of the {len(part)} examples, "
                 f"found an array of shape {y.shape}."
             )
-    names, sizes = np.unique(y, return_counts=True)
+    try:
+        names, sizes = np.unique(y, return_counts=True)
+    except TypeError as error:
+        raise ValueError(
+            f"y: expected labels of one kind, numbers or text, found {error}."
+        ) from error
+    if names.dtype.kind == "f" and np.isnan(names).any():
+        raise ValueError("y: expected a label for each example, found nan.")
     return x, np.argsort(y, kind="stable").astype(np.int32), names, sizes
 
 
 def _examples(x):
-    x = np.asarray(x)
+    x = _array("x", x)
+    if x.ndim == 0 or x.dtype.kind not in "biuf":
+        raise ValueError(
+            f"x: expected an array of numbers, an example in each row, found "
+            f"{x.dtype} of shape {x.shape}."
+        )
     return x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
+
+
+def _array(name, values):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected rows of one shape, found others ({error})."
+        ) from error
 
 
 def _reader(x):

@@ -17,7 +17,7 @@ ARCHITECTURE = {
     "files": ("", ""),
     "checks": ("", ""),
     "saving": ("learner", "keras"),
-    "losses": ("learner", "keras tensorflow"),
+    "losses": ("learner", "keras numpy tensorflow"),
     "shapes": ("learner", "tensorflow"),
     "products": ("learner", "tensorflow"),
     "tied": ("learner", "tensorflow"),

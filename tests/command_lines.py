@@ -24,6 +24,15 @@ def parse(*arguments):
     return flags.FLAGS(["maml-tf", *map(str, arguments)])
 
 
+def run_whole(*arguments):
+    """Returns the exit status, also where a flag cannot be parsed."""
+    parse()
+    try:
+        return main.main(main.parse(["maml-tf", *map(str, arguments)]))
+    except SystemExit as error:
+        return error.code
+
+
 def run(*arguments):
     """Returns the exit status."""
     return main.main(parse(*arguments))

@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 # Tests run side by side, see run_tests.sh: one core for an operation of each.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -39,3 +40,23 @@ def real_data():
     if not (folder / "omniglot").is_dir():
         pytest.skip(f"needs the Omniglot archives in {folder}/omniglot")
     return folder
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """Returns an empty current folder; what is used by default is beside it.
+
+    There is no network, and the flags are as before in the end.
+    """
+    from maml_tf import omniglot
+
+    def no_network():
+        raise OSError("no network")
+
+    monkeypatch.setattr(omniglot, "_tfds_rows", no_network)
+    for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    with flagsaver.flagsaver():
+        yield tmp_path / "work"

@@ -1,0 +1,396 @@
+"""Wrong arguments and tensors: a `ValueError` says what was expected."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from snapshots import snapshot
+
+from maml_tf import (
+    ANIL,
+    FOML,
+    MAML,
+    MAMLPlusPlus,
+    MetaSGD,
+    Reptile,
+    losses,
+    tasks,
+)
+from maml_tf.cache import DataError
+from maml_tf.inner_optimizers import SGD, Adam
+
+NAN = float("nan")
+CROSS_ENTROPY = losses.CrossEntropy(1)
+
+
+def check_refused(call, fragments, folder, kind=ValueError):
+    before = snapshot(folder)
+    with pytest.raises(kind) as error:
+        call()
+    for fragment in fragments:
+        assert fragment in str(error.value)
+    assert snapshot(folder) == before
+
+
+@pytest.fixture(autouse=True)
+def here(home):
+    """Nothing is written, wherever it would be."""
+    return home.parent
+
+
+def by_name(table):
+    return pytest.mark.parametrize("row", table.values(), ids=table)
+
+
+# Data of one's own
+
+X, Y = np.zeros([8, 3]), np.repeat([0, 1], 4)
+
+
+def arrays(x=X, y=Y, **changes):
+    options = {"ways": 2, "shots": 1, "queries": 1, **changes}
+    return lambda: tasks.from_arrays(x, y, **options)
+
+
+def with_nan(y):
+    return np.where(np.arange(len(y)) == 2, NAN, y)
+
+
+ARRAYS = {
+    "a number": (arrays(3.0), "x: expected an array of numbers"),
+    "no x": (arrays(None), "x: expected an array of numbers"),
+    "no arrays": (arrays({}), "x: expected an array or several, found none"),
+    "text": (arrays(np.array(["a"] * 8)), "x: expected an array of numbers"),
+    "objects": (
+        arrays(np.array([None] * 8)),
+        "x: expected an array of numbers, an example in each row, found object",
+    ),
+    "complex numbers": (arrays(X + 0j), "found complex128 of shape (8, 3)"),
+    "rows of two lengths": (
+        arrays([[1.0], [2.0, 3.0]] * 4),
+        "x: expected rows of one shape",
+    ),
+    "a number in a dictionary": (
+        arrays({"a": X, "b": 3}),
+        "found int64 of shape ()",
+    ),
+    "two lengths": (
+        arrays({"a": X, "b": X[:5]}),
+        "one label for each of the 5 examples, found an array of shape (8,)",
+    ),
+    "labels in a column": (arrays(y=Y[:, None]), "found an array of shape (8,"),
+    "one label": (arrays(y=3), "found an array of shape ()"),
+    "no labels": (arrays(y=None), "found an array of shape ()"),
+    "too few labels": (arrays(y=Y[:7]), "the 8 examples, found an array of"),
+    "one-hot labels": (
+        arrays(y=np.eye(2)[Y]),
+        "found an array of shape (8, 2)",
+    ),
+    "labels of two kinds": (
+        arrays(y=np.array([0, "a"] * 4, object)),
+        "y: expected labels of one kind",
+    ),
+    "labels of rows": (arrays(y=[[1], [2, 3]] * 4), "y: expected rows of one"),
+    "labels of which one is none": (
+        arrays(y=with_nan(Y)),
+        "y: expected a label",
+    ),
+    "no examples": (arrays(X[:0], Y[:0]), "2 different classes (ways)"),
+    "more ways than classes": (arrays(ways=3), "3 different classes (ways)"),
+    "too many shots": (arrays(shots=4), "5 different examples of a class"),
+    "too many queries": (arrays(queries=4), "only 4 are available in 0"),
+    **{
+        f"{name} = {number}": (
+            arrays(**{name: number}),
+            f"{name}: expected a",
+        )
+        for name in ("ways", "shots", "queries", "meta_batch_size")
+        for number in (0, -1, 1.5, "2", None)
+    },
+    "a start below zero": (arrays(start=-1), "start: expected at least 0"),
+    "a start that is text": (arrays(start="a"), "start: expected an integer"),
+}
+
+
+@by_name(ARRAYS)
+def test_arrays(row, here):
+    call, fragment = row
+    check_refused(call, [fragment], here)
+
+
+def directory(part="train", **changes):
+    options = {"image_size": 16, "ways": 2, "shots": 1, "queries": 1}
+    return lambda: tasks.from_directory("data", part, **options | changes)
+
+
+DIRECTORIES = {
+    "missing": (directory(), "--data_dir=data: expected images", DataError),
+    "a part there is none of": (
+        directory("training"),
+        "part: expected one of train, validation, test, got 'training'",
+        ValueError,
+    ),
+    "a size of nothing": (
+        directory(image_size=0),
+        "image_size: expected at least 1",
+        ValueError,
+    ),
+    "a size of two numbers": (
+        directory(image_size=(16, 16)),
+        "image_size: expected an integer",
+        ValueError,
+    ),
+    "two channels": (
+        directory(image_channels=2),
+        "image_channels: expected 1 or 3, got 2",
+        ValueError,
+    ),
+}
+
+
+@by_name(DIRECTORIES)
+def test_directories(row, here):
+    call, fragment, kind = row
+    check_refused(call, [fragment], here, kind)
+
+
+# Arguments of learners
+
+
+def network(*parts, shape=(3,), outputs=2):
+    return keras.Sequential(
+        [keras.Input(shape), *parts, layers.Dense(outputs)], name="mine"
+    )
+
+
+def frozen():
+    model = network()
+    model.trainable = False
+    return model
+
+
+def maml(*arguments, kind=MAML, **changes):
+    options = {"inner_lr": 0.1, **changes}
+    given = [*arguments, *(network(), CROSS_ENTROPY)[len(arguments) :]]
+    return lambda: kind(*given, **options)
+
+
+def reptile(*arguments, kind=Reptile, **changes):
+    options = {"inner_steps": 2, **changes}
+    given = [*arguments, *(network(), SGD(0.1))[len(arguments) :]]
+    return lambda: kind(*given, **options)
+
+
+ARGUMENTS = {
+    "no model": (maml(None), "expected a Keras model, got a NoneType"),
+    "a name": (maml("resnet"), "expected a Keras model, got a str"),
+    "a model that is not built": (
+        maml(keras.Sequential([layers.Dense(2)])),
+        "must be built",
+    ),
+    "a frozen model": (lambda: maml(frozen())(), "selects no trainable"),
+    "no loss": (maml(network(), None), "a function, got None"),
+    "a loss there is none of": (maml(network(), "hinge2"), "hinge2"),
+    "a name of no selection": (maml(adapt="tail"), "got 'tail'"),
+    "nothing selected": (maml(adapt=[]), "selects no trainable variable"),
+    "a number selected": (maml(adapt=3), "adapt: expected one of"),
+    "names in a list": (maml(adapt=["head"]), "head is not a trainable"),
+    "nothing that is selected": (
+        maml(adapt=lambda variable: False),
+        "selects no trainable variable of 'mine'",
+    ),
+    "variables of another model": (
+        lambda: maml(adapt=network().trainable_variables)(),
+        "is not a trainable variable of the model 'mine'",
+    ),
+    "an engine there is none of": (maml(engine="fast"), "got 'fast'"),
+    "a rate of text": (maml(inner_lr="fast"), "inner_lr: expected a finite"),
+    "no rate": (maml(inner_lr=None), "inner_lr: expected a finite number"),
+    "a rate of nan": (maml(inner_lr=NAN), "finite number, got nan"),
+    "a rate of infinity": (maml(inner_lr=1e999), "finite number, got inf"),
+    "MetaSGD of nan": (maml(kind=MetaSGD, inner_lr=NAN), "inner_lr: expected"),
+    "steps below zero": (maml(inner_steps=-1), "inner_steps: expected at"),
+    "half a step": (maml(inner_steps=0.5), "inner_steps: expected an integer"),
+    "test steps below zero": (maml(test_inner_steps=-1), "test_inner_steps: "),
+    "no block": (maml(block=0), "block: expected at least 1, got 0"),
+    "half a block": (maml(block=0.5), "block: expected an integer, got 0.5"),
+    "ANIL's selection": (maml(kind=ANIL, adapt="top"), "got 'top'"),
+    "MAML++ without steps": (
+        maml(kind=MAMLPlusPlus, inner_steps=0),
+        "inner_steps: expected at least 1",
+    ),
+    "Reptile without a model": (reptile(None), "got a NoneType"),
+    "a name of an optimizer": (reptile(network(), "adam"), "got 'adam'"),
+    "an optimizer of Keras": (
+        reptile(network(), keras.optimizers.SGD(0.1)),
+        "inner_optimizer: expected one of `maml_tf.inner_optimizers`",
+    ),
+    **{
+        f"Reptile with {name} = {number}": (
+            reptile(**{name: number}),
+            f"{name}: expected a",
+        )
+        for name in (
+            "inner_steps",
+            "inner_batch",
+            "test_inner_steps",
+            "test_inner_batch",
+        )
+        for number in (0, -1, 1.5)
+    },
+    "a decay of nan": (reptile(weight_decay=NAN), "weight_decay: expected"),
+    "a decay of text": (reptile(weight_decay="1"), "weight_decay: expected"),
+    "FOML without a tail": (
+        reptile(kind=FOML, tail_shots=0),
+        "tail_shots: expected at least 1, got 0",
+    ),
+    "SGD of nan": (lambda: SGD(NAN), "learning_rate: expected a finite"),
+    "SGD of text": (lambda: SGD("fast"), "learning_rate: expected a finite"),
+    "Adam of infinity": (lambda: Adam(-1e999), "learning_rate: expected"),
+    "no shots": (lambda: losses.CrossEntropy(0), "shots: expected at least 1"),
+    "half a shot": (lambda: losses.CrossEntropy(0.5), "shots: expected an int"),
+}
+
+
+@by_name(ARGUMENTS)
+def test_arguments_of_learners(row, here):
+    call, fragment = row
+    check_refused(call, [fragment], here)
+
+
+# Tensors of tasks
+
+QUERY = np.zeros([2, 4, 3], "float32")
+LABELS = np.zeros([2, 4], "int32")
+TENSORS = {
+    "without tasks": ((QUERY[0], LABELS[0], QUERY[0]), "[B, n, 3]"),
+    "with an axis too many": (
+        (QUERY[None], LABELS[None], QUERY[None]),
+        "found [1, 2, 4, 3]",
+    ),
+    "features too many": ((np.zeros([2, 4, 5]), LABELS, QUERY), "[2, 4, 5]"),
+    "query features": ((QUERY, LABELS, np.zeros([2, 4, 5])), "[2, 4, 5]"),
+    "tasks of labels": ((QUERY, LABELS[:1], QUERY), "[2, 4, 3], [1, 4]"),
+    "tasks of queries": ((QUERY, LABELS, QUERY[:1]), "[2, 4, 3], [1, 4, 3]"),
+    "too few labels": ((QUERY, LABELS[:, :3], QUERY), "[2, 4, 3], [2, 3]"),
+    "labels without tasks": ((QUERY, LABELS[:, 0], QUERY), "[2, 4, 3], [2]"),
+    "an empty support set": (
+        (QUERY[:, :0], LABELS[:, :0], QUERY),
+        "none of them empty",
+    ),
+    "an empty query set": ((QUERY, LABELS, QUERY[:, :0]), "none of them empty"),
+    "no tasks": ((QUERY[:0], LABELS[:0], QUERY[:0]), "none of them empty"),
+    "labels too large": (
+        (QUERY, LABELS + 2, QUERY),
+        "The labels: expected integers in 0 … 1, found 2",
+    ),
+    "labels below zero": ((QUERY, LABELS - 1, QUERY), "0 … 1, found -1"),
+    "labels between": ((QUERY, LABELS + 0.5, QUERY), "0 … 1, found 0.5"),
+    "labels of nan": ((QUERY, LABELS + NAN, QUERY), "0 … 1, found nan"),
+    "two parts": ((QUERY, LABELS), "The data: expected `((support_x"),
+    "four parts": ((QUERY, LABELS, QUERY, LABELS), "The data: expected"),
+    "one part": (QUERY, "The data: expected `((support_x, support_y, query_x)"),
+    "a dictionary": ({"x": QUERY}, "The data: expected `((support_x"),
+    "nothing": (None, "found inputs of shape NoneType"),
+    "no support set": ((None, LABELS, QUERY), "takes inputs of shape"),
+    "no query set": ((QUERY, LABELS, None), "takes inputs of shape"),
+}
+
+
+@pytest.mark.parametrize("make", [maml(), reptile()], ids=["MAML", "Reptile"])
+@by_name(TENSORS)
+def test_tensors(row, make, here):
+    data, fragment = row
+    learner = make()
+    check_refused(lambda: learner(data), [fragment], here)
+
+
+def two_inputs():
+    a, b = keras.Input([3], name="a"), keras.Input([3], name="b")
+    outputs = layers.Dense(2)(layers.Add()([a, b]))
+    return keras.Model({"a": a, "b": b}, outputs, name="mine")
+
+
+KEYS = {
+    "another": (("a", "c"), "Missing data for input"),
+    "one too few": (("a",), "takes inputs of shape [B, n, 3], [B, n, 3]"),
+    "one too many": (("a", "b", "c"), "takes inputs of shape"),
+    "none": ((), "takes inputs of shape"),
+}
+
+
+@by_name(KEYS)
+def test_keys_of_inputs(row, here):
+    keys, fragment = row
+    learner = maml(two_inputs(), CROSS_ENTROPY, engine="looped")()
+    x = dict.fromkeys(keys, QUERY)
+    data = x, LABELS, dict.fromkeys(("a", "b"), QUERY)
+    check_refused(lambda: learner(data), [fragment], here)
+
+
+@by_name(KEYS)
+def test_keys_of_one_task(row, here):
+    keys, fragment = row
+    learner = maml(two_inputs(), CROSS_ENTROPY, engine="looped")()
+    x = dict.fromkeys(keys, QUERY[0])
+    fragment = fragment.replace("[B, n", "[n")
+    check_refused(lambda: learner.adapt(x, LABELS[0]), [fragment], here)
+
+
+ONE_TASK = {
+    "of two tasks": ((QUERY, LABELS), {}, "[n, 3]"),
+    "with too few labels": ((QUERY[0], LABELS[0, :2]), {}, "[4, 3], [2]"),
+    "without labels": ((QUERY[0], LABELS[0, 0]), {}, "[4, 3], []"),
+    "that is empty": ((QUERY[0, :0], LABELS[0, :0]), {}, "none of them empty"),
+    "with labels too large": ((QUERY[0], LABELS[0] + 7), {}, "0 … 1, found 7"),
+    "of steps below zero": (
+        (QUERY[0], LABELS[0]),
+        {"steps": -1},
+        "steps: expected at least 0, got -1",
+    ),
+    "of half a step": (
+        (QUERY[0], LABELS[0]),
+        {"steps": 0.5},
+        "steps: expected an integer, got 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [maml(), reptile()], ids=["MAML", "Reptile"])
+@by_name(ONE_TASK)
+def test_one_task(row, make, here):
+    data, options, fragment = row
+    learner = make()
+    before = [variable.numpy() for variable in learner.variables]
+    check_refused(lambda: learner.adapt(*data, **options), [fragment], here)
+    for variable, value in zip(learner.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+TARGETS = {
+    "without an axis": (np.zeros([2, 4], "float32"), "[2, 4, 2], found [2, 4]"),
+    "of another size": (np.zeros([2, 4, 1]), "[2, 4, 2], found [2, 4, 1]"),
+}
+
+
+@by_name(TARGETS)
+def test_targets_of_another_shape(row, here):
+    y, fragment = row
+    learner = maml(network(), losses.mean_squared_error)()
+    data = QUERY, tf.constant(y, tf.float32), QUERY
+    check_refused(lambda: learner(data), [fragment], here)
+
+
+def test_training_with_a_support_set_that_is_empty(here):
+    for learner in (maml()(), reptile()()):
+        learner.compile("sgd", CROSS_ENTROPY)
+        empty = QUERY[:, :0], LABELS[:, :0]
+        data = empty
+        if isinstance(learner, MAML):
+            data = (*empty, QUERY), LABELS
+        check_refused(
+            lambda learner=learner, data=data: learner.fit(*data, verbose=0),
+            ["none of them empty"],
+            here,
+        )

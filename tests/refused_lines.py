@@ -1,0 +1,36 @@
+"""Command lines that are refused, in the test's own process."""
+
+import shlex
+
+import command_lines
+from snapshots import snapshot
+
+from maml_tf import main_reptile
+
+PROGRAMS = {
+    "maml-tf": (command_lines.run_whole, "--logdir=logs --cache_dir=cache"),
+    "reptile-tf": (
+        lambda *arguments: main_reptile.main(list(arguments)),
+        "--checkpoint=run --cache-dir=cache",
+    ),
+}
+"""The programs, and flags that keep them in the current folder."""
+
+
+def check_refused(program, line, fragments, capsys, folder):
+    """Runs a command line, and returns the message that refuses it.
+
+    There is one, with the fragments in it, and the folder is as it was.
+    """
+    run, where = PROGRAMS[program]
+    before = snapshot(folder)
+    capsys.readouterr()
+    assert run(*shlex.split(where), *shlex.split(line)) not in (0, None)
+    error = capsys.readouterr().err
+    assert error.startswith(f"{program}: ")
+    assert error.count(f"{program}: ") == 1
+    assert "Traceback" not in error
+    for fragment in fragments:
+        assert fragment in error
+    assert snapshot(folder) == before
+    return error
