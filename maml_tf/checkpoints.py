@@ -157,13 +157,15 @@ def read(checkpoint: Checkpoint) -> Content:
     path = checkpoint.path
     try:
         with open(path, "rb") as file:
-            arrays = _entries(file)
+            content, iteration = _content(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
-    if int(arrays.pop("iteration")) != checkpoint.iteration:
-        raise DamagedError(f"{path}: holds a checkpoint of another iteration.")
-    phase, settings = str(arrays.pop("phase")), str(arrays.pop("settings"))
-    return Content(phase, json.loads(settings), arrays)
+    if iteration != checkpoint.iteration:
+        raise DamagedError(
+            f"{path}: expected the checkpoint of its name, found that of "
+            f"another iteration, {iteration}."
+        )
+    return content
 
 
 def restore(checkpoint: Checkpoint, learner, phase: str | None) -> None:
@@ -202,20 +204,24 @@ def _state(learner):
     }
 
 
-def _entries(file):
-    """Returns the entries but the checksum, once they agree with it."""
+def _content(file):
+    """Returns what is in a file, and its iteration, if the checksum agrees."""
     try:
-        entries = dict(np.load(file, allow_pickle=False))
-        checksum = str(entries.pop("checksum"))
+        arrays = dict(np.load(file, allow_pickle=False))
+        checksum = str(arrays.pop("checksum"))
+        if checksum != _checksum(arrays):
+            raise ValueError("its content was changed")
+        iteration, phase = (
+            int(arrays.pop("iteration")),
+            str(arrays.pop("phase")),
+        )
+        settings = dict(json.loads(str(arrays.pop("settings"))))
+        return Content(phase, settings, arrays), iteration
     except Exception as error:  # whatever a damaged archive leads to
-        found = f"{type(error).__name__}: {error}"
         raise DamagedError(
             f"{file.name}: expected a checkpoint, found a damaged file "
-            f"({found})."
+            f"({type(error).__name__}: {error})."
         ) from error
-    if checksum != _checksum(entries):
-        raise DamagedError(f"{file.name}: its content was changed.")
-    return entries
 
 
 def _checksum(entries):

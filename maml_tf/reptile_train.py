@@ -343,8 +343,8 @@ def evaluate(config: ReptileConfig) -> list[Score]:
       cache.DataError: see `training_tasks`.
     """
     learner = load_learner(config)
-    os.makedirs(config.folder, exist_ok=True)
     scores = [_score(config, learner, part) for part in parts(config)]
+    os.makedirs(config.folder, exist_ok=True)
     with open(result_stem(config) + ".csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["classes", "tasks", "mean", "ci95"])

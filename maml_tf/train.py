@@ -326,9 +326,8 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
         another architecture.
       cache.DataError: see `training_tasks`.
     """
-    learner = load_learner(config)
+    curve = _score(config, load_learner(config))
     os.makedirs(config.folder, exist_ok=True)
-    curve = _score(config, learner)
     evaluation.write_curve(curve, result_stem(config))
     return curve
 

@@ -6,6 +6,7 @@ Their data sets are made up, in the folders where the original looks for them.
 import csv
 import functools
 import shlex
+import shutil
 
 import mini_imagenet_files
 import numpy as np
@@ -48,6 +49,8 @@ def project(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short(project, monkeypatch):
+    # MAML and the pretrained network would share a folder.
+    shutil.rmtree(project / "logs", ignore_errors=True)
     monkeypatch.chdir(project)
     monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
     monkeypatch.setattr(train, "TRAINING_TASKS", 100)
