@@ -10,6 +10,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the backend)
 
 
+MANY = 4
+"""More curves than this have their names beside them, not over them."""
+
+
 def plot_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str,
@@ -53,7 +57,10 @@ def plot_training(
         axes.plot(iterations, values, linewidth=1, label=label)
     axes.set(xlabel="meta-iterations", ylabel=metric)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(curves) > MANY:
+        figure.legend(loc="outside right upper")
+    else:
+        axes.legend()
     _save(figure, path)
 
 

@@ -130,8 +130,6 @@ COMBINATIONS = {
     "half_g1_g2": "½ (g₁ + g₂)",
     "g2": "g₂",
     "g1_g2": "g₁ + g₂",
-    "third_g1_g2_g3": "⅓ (g₁ + g₂ + g₃)",
-    "g3": "g₃",
     "g1_g2_g3": "g₁ + g₂ + g₃",
     "fourth_g1_g2_g3_g4": "¼ (g₁ + … + g₄)",
     "g4": "g₄",
