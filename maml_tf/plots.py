@@ -9,7 +9,6 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402  (after the backend)
 
-
 MANY = 4
 """More curves than this have their names beside them, not over them."""
 
