@@ -52,18 +52,25 @@ def whole(folder: str) -> Iterator[Checkpoint]:
     Raises:
       DamagedError: if there are some, but none is whole.
     """
-    checked = {c: _damage(c) for c in reversed(list_checkpoints(folder))}
-    if checked and all(checked.values()):
-        damage = next(iter(checked.values()))
+    found, damaged = False, []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        if damage := _damage(checkpoint):
+            damaged.append(damage)
+            continue
+        _name(damaged)
+        found, damaged = True, []
+        yield checkpoint
+    if damaged and not found:
         raise DamagedError(
-            f"{damage} No other checkpoint in its folder is whole; "
+            f"{damaged[0]} No other checkpoint in its folder is whole; "
             "--noresume starts anew."
         )
-    for checkpoint, damage in checked.items():
-        if damage:
-            print(f"Passed over: {damage}", file=sys.stderr)
-        else:
-            yield checkpoint
+    _name(damaged)
+
+
+def _name(damaged):
+    for damage in damaged:
+        print(f"Passed over: {damage}", file=sys.stderr)
 
 
 def _damage(checkpoint):

@@ -38,24 +38,13 @@ class Config(Settings):
         "train_shots": "train_update_batch_size",
         "train_inner_lr": "train_update_lr",
     }
-    FREE = frozenset(
-        {
-            "cache_dir",
-            "data_dir",
-            "deterministic",
-            "engine",
-            "import_checkpoint",
-            "log",
-            "logdir",
-            "on_save_error",
-            "plot",
-            "resume",
-            "select",
-            "test_iter",
-            "test_set",
-            "train",
-        }
-    )
+    FREE = Settings.FREE | {
+        "logdir",
+        "select",
+        "test_iter",
+        "test_set",
+        "train",
+    }
     NOTED = frozenset({"meta_iterations", "meta_lr"})
 
     datasource: str = "sinusoid"

@@ -31,26 +31,15 @@ class ReptileConfig(Settings):
         "tail_shots": "foml_tail",
         "folder": "checkpoint",
     }
-    FREE = frozenset(
-        {
-            "cache_dir",
-            "data_dir",
-            "deterministic",
-            "engine",
-            "eval_batch",
-            "eval_interval",
-            "eval_steps",
-            "eval_tasks",
-            "folder",
-            "import_checkpoint",
-            "log",
-            "on_save_error",
-            "plot",
-            "pretrained",
-            "resume",
-            "transductive",
-        }
-    )
+    FREE = Settings.FREE | {
+        "eval_batch",
+        "eval_interval",
+        "eval_steps",
+        "eval_tasks",
+        "folder",
+        "pretrained",
+        "transductive",
+    }
     NOTED = frozenset({"meta_iterations", "meta_step", "meta_step_final"})
 
     datasource: str = "omniglot"

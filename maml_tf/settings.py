@@ -23,7 +23,19 @@ class Settings:
     """
 
     FLAGS: dict[str, str] = {}
-    FREE: frozenset[str] = frozenset()
+    FREE: frozenset[str] = frozenset(
+        {
+            "cache_dir",
+            "data_dir",
+            "deterministic",
+            "engine",
+            "import_checkpoint",
+            "log",
+            "on_save_error",
+            "plot",
+            "resume",
+        }
+    )
     NOTED: frozenset[str] = frozenset()
 
     @classmethod

@@ -114,8 +114,7 @@ def reptile_table():
     """Prints Reptile's evaluations, on training and test classes."""
     rows = []
     for name, (label, paper) in REPTILE.items():
-        with open(HERE / "reptile" / f"{name}.csv", newline="") as file:
-            parts = {row["classes"]: row for row in csv.DictReader(file)}
+        parts = _parts(HERE / "reptile" / f"{name}.csv")
         scale = 1 if name == "sinusoid" else 100
         cells = [
             _interval(parts.get(part), scale) for part in ("train", "test")
@@ -143,8 +142,7 @@ def combinations():
     rows, curves = [], {}
     for name, label in COMBINATIONS.items():
         stem = HERE / "reptile" / "combinations" / name
-        with open(f"{stem}.csv", newline="") as file:
-            parts = {row["classes"]: row for row in csv.DictReader(file)}
+        parts = _parts(f"{stem}.csv")
         cells = [_interval(parts[part], 100) for part in ("train", "test")]
         rows.append([label, *cells])
         scores = np.genfromtxt(f"{stem}_curve.csv", delimiter=",", names=True)
@@ -158,6 +156,12 @@ def combinations():
     path = HERE / "reptile" / "combinations.png"
     metric = f"test accuracy, %, mean of {WINDOW} scored tasks"
     plots.plot_training(curves, path, metric)
+
+
+def _parts(path):
+    """Returns the rows of a Reptile evaluation by part of the classes."""
+    with open(path, newline="") as file:
+        return {row["classes"]: row for row in csv.DictReader(file)}
 
 
 def _interval(row, scale):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from refused_lines import check_refused
-from snapshots import snapshot
+from snapshots import check_error
 
 from maml_tf import (
     cache,
@@ -31,16 +31,6 @@ from maml_tf.meta_learners import MAML
 
 NAMES = mini_imagenet.class_list("validation")
 FIRST, SECOND, *_ = NAMES
-
-
-def check_error(call, fragments, folder, kind=ValueError):
-    """Calls what raises an error; there is nothing on disk but as before."""
-    before = snapshot(folder)
-    with pytest.raises(kind) as error:
-        call()
-    for fragment in fragments:
-        assert fragment in str(error.value)
-    assert snapshot(folder) == before
 
 
 # mini-ImageNet's tables

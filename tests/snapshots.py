@@ -3,6 +3,8 @@
 import hashlib
 import os
 
+import pytest
+
 
 def snapshot(folder):
     """Returns of everything in a folder what it is and what is in it."""
@@ -19,3 +21,13 @@ def _content(path):
         content = path.read_bytes()
         return len(content), hashlib.sha256(content).hexdigest()
     return "folder" if path.is_dir() else "other"
+
+
+def check_error(call, fragments, folder, kind=ValueError):
+    """Calls what raises an error; there is nothing on disk but as before."""
+    before = snapshot(folder)
+    with pytest.raises(kind) as error:
+        call()
+    for fragment in fragments:
+        assert fragment in str(error.value)
+    assert snapshot(folder) == before
