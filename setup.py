@@ -33,7 +33,7 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "benchmarks": ["jax", "torch"],
+        "benchmarks": ["jax", "psutil", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "docs": ["pdoc"],
         "test": [

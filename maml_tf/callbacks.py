@@ -110,7 +110,7 @@ class TrainingLog(IterationCallback):
         self.table.append(iteration, self.metrics)
         self._reset()
         if self.line and iteration % self.print_interval == 0:
-            rows = self.table.rows[-self.print_interval // self.window :]
+            rows = self.table.last(self.print_interval // self.window)
             means = {k: np.mean([row[k] for row in rows]) for k in self.metrics}
             print_line(self.line(iteration, means))
 
@@ -214,7 +214,7 @@ class Alarm(IterationCallback):
 
     def on_iteration(self, iteration):
         """Looks at new rows, if there are enough."""
-        last = self.table.rows[-self.rows :]
+        last = self.table.last(self.rows)
         if len(last) < self.rows or last[-1]["iteration"] == self.seen:
             return
         self.seen = last[-1]["iteration"]

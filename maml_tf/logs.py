@@ -1,5 +1,6 @@
 """A run's logs: tables as CSV, and what TensorBoard shows of them."""
 
+import array
 import csv
 import glob
 import io
@@ -14,7 +15,8 @@ from maml_tf import files
 class Table:
     """A CSV file of one row for an iteration, which a resumed run continues.
 
-    Rows after the resumed iteration are dropped: they will come again.
+    Rows after the resumed iteration are dropped: they will come again. All are
+    kept, 8 bytes a number, to be written again if the file vanishes.
 
     Args:
       path: the CSV file.
@@ -37,19 +39,41 @@ class Table:
         self.path = path
         self.show = show
         self.on_save_error = on_save_error
-        self.rows = _read_rows(path, start)
+        self._iterations = array.array("q")
+        self._values = array.array("d")
+        self._names: tuple[str, ...] = ()
+        for row in _read_rows(path, start):
+            self._keep(row)
         if os.path.exists(path):
             self._write_whole()
-        for row in self.rows:
+        for row in self.last(len(self)):
             self._show(row)
-        self._whole = bool(self.rows)
+        self._whole = bool(len(self))
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def last(self, count: int) -> list[dict[str, float]]:
+        """Returns the last rows, all of them if there are fewer."""
+        return [self._row(i) for i in range(len(self))[-count:]]
 
     def append(self, iteration: int, values: dict[str, float]) -> None:
         """Adds a row and writes it at once."""
-        self.rows.append({"iteration": iteration, **values})
+        self._keep({"iteration": iteration, **values})
         with files.tolerating(self.on_save_error):
             self._write()
-            self._show(self.rows[-1])
+            self._show(*self.last(1))
+
+    def _keep(self, row):
+        self._names = self._names or tuple(row)[1:]
+        self._iterations.append(row["iteration"])
+        self._values.extend(row[name] for name in self._names)
+
+    def _row(self, index):
+        width = len(self._names)
+        values = self._values[index * width : (index + 1) * width]
+        row = zip(self._names, values, strict=True)
+        return {"iteration": self._iterations[index], **dict(row)}
 
     def sync(self) -> None:
         """Makes sure that rows are on disk."""
@@ -62,7 +86,7 @@ class Table:
         whole, self._whole = self._whole, False
         if whole and os.path.exists(self.path):
             with open(self.path, "a", newline="") as file:
-                file.write(_text(self.rows[-1:], header=False))
+                file.write(_text(self.last(1), header=False))
         else:
             self._write_whole()
         self._whole = True
@@ -70,7 +94,7 @@ class Table:
     def _write_whole(self):
         files.make_again(os.path.dirname(self.path))
         with files.replacing(self.path) as file:
-            file.write(_text(self.rows, header=True).encode())
+            file.write(_text(self.last(len(self)), header=True).encode())
 
     def _show(self, row):
         if self.show:
@@ -147,5 +171,6 @@ def _read_rows(path, last):
 
 
 def _numbers(row):
+    iteration = int(row.pop("iteration"))
     numbers = {name: float(value) for name, value in row.items()}
-    return {**numbers, "iteration": int(row["iteration"])}
+    return {"iteration": iteration, **numbers}

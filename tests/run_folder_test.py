@@ -305,7 +305,7 @@ def table(tmp_path, rows):
 def alarms(capsys, made, fault, rows=3):
     alarm = callbacks.Alarm(0, made, rows, [fault])
     for _ in range(2):
-        alarm.on_iteration(100 * len(made.rows))
+        alarm.on_iteration(100 * len(made))
     return capsys.readouterr().out
 
 
