@@ -348,8 +348,9 @@ def test_selects_the_best_on_validation_classes(
         f"--cache_dir={cache}",
         f"--logdir={tmp_path}",
     )
-    assert run(*IMAGES, *where, "--metatrain_iterations=300") == 0
+    monkeypatch.setattr(train, "TRAINING_TASKS", 1000)
     monkeypatch.setattr(train, "EVALUATION_TASKS", 80)
+    assert run(*IMAGES, *where, "--metatrain_iterations=300") == 0
     test = *IMAGES, *where, "--train=False"
     scores = {}
     for iteration in (100, 200, 300):
