@@ -284,6 +284,7 @@ def _fit(run, learner, data, curves, start):
     others = [
         callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
         *_logging(run, learner, curves, start),
+        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, PHASE, done),

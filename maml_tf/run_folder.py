@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
-from maml_tf import checkpoints, files, logs
+from maml_tf import checkpoints, files, logs, provenance
 
 
 class RunFolder:
@@ -58,10 +58,11 @@ class RunFolder:
         return found
 
     def describe(self, explanation: str) -> None:
-        """Writes `config.json`: the settings and what they mean."""
+        """Writes `config.json`: the settings, what they mean, the commit."""
         path = os.path.join(self.config.folder, "config.json")
+        whole = self.config.to_json(explanation, commit=provenance.commit())
         with files.replacing(path) as file:
-            file.write(self.config.to_json(explanation).encode())
+            file.write(whole.encode())
 
     def scalars(self, name: str = ".") -> logs.Scalars:
         """Returns TensorBoard's scalars in the folder, or one in it."""
@@ -72,7 +73,7 @@ class RunFolder:
         self,
         name: str,
         start: int,
-        show: Callable[[int, dict[str, float]], None],
+        show: Callable[[int, dict[str, float]], None] | None = None,
     ) -> logs.Table:
         """Returns a table of the run, see `logs.Table`."""
         path = os.path.join(self.config.folder, name)

@@ -247,6 +247,7 @@ def _fit(run, learner, training, validation, phase, start, end):
     others = [
         callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
         *_logging(run, learner, training, validation, phase, start),
+        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, phase, done),

@@ -15,6 +15,7 @@ ARCHITECTURE = {
     "reptile_config": ("", ""),
     "command_line": ("", ""),
     "files": ("", ""),
+    "provenance": ("", ""),
     "checks": ("", ""),
     "saving": ("learner", "keras"),
     "losses": ("learner", "keras numpy tensorflow"),
