@@ -68,6 +68,26 @@ flags.DEFINE_string(
     "the checkpoint to evaluate: latest, or validation, of those kept the one "
     "with the best accuracy on 600 tasks of validation classes",
 )
+flags.DEFINE_integer("test_tasks", 600, "tasks of an evaluation")
+flags.DEFINE_bool(
+    "test_rotations", True, "turn held-out characters too (omniglot)"
+)
+flags.DEFINE_string(
+    "norm_statistics",
+    "queries",
+    "whose statistics batch norm takes when a query is evaluated: queries, all "
+    "of its task's; support_and_query, the support set's and its own; support",
+)
+flags.DEFINE_integer(
+    "label_permutations",
+    1,
+    "mean of an evaluation over so many cyclic permutations of a task's labels",
+)
+flags.DEFINE_bool(
+    "compare",
+    False,
+    "score two run folders on the same tasks: maml-tf --compare RUN_A RUN_B",
+)
 flags.DEFINE_bool(
     "test_set", False, "evaluate on test classes; False: validation classes"
 )
@@ -239,10 +259,11 @@ def _report(config, curve):
     print(f"step  {metric}, 95 % interval")
     for u, (mean, half) in enumerate(zip(curve.mean, curve.ci95, strict=True)):
         print(f"{u:4}  {scale * mean:.4g} ± {scale * half:.2g}{unit}")
+    print(f"measured on {_protocol(config)}")
     if diverged := (~np.isfinite(curve.values)).any(1).sum():
         print(f"{diverged} tasks diverged in the inner loop (--update_lr).")
     stem = train.result_stem(config)
-    print(f"Written: {stem}.csv, {stem}.pkl")
+    print(f"Written: {stem}.csv, {stem}.pkl, {stem}.json")
     if config.plot:
         interval = scale * curve.mean, scale * curve.ci95
         plots.plot_curves(
@@ -251,6 +272,28 @@ def _report(config, curve):
         if not config.is_classification:
             panel = train.sinusoid_panel(config, f"K = {config.shots}")
             plots.plot_sinusoids([panel], f"{stem}_fits.png")
+
+
+def _protocol(config):
+    """Returns the choices that change a published number, in words."""
+    if not config.is_classification:
+        return f"{config.test_tasks} tasks, {config.queries} queries each"
+    statistics = {
+        "queries": "all queries of a task (transductive)",
+        "support_and_query": "the support set and one query",
+        "support": "the support set",
+    }[config.norm_statistics]
+    parts = [
+        f"{config.test_tasks} tasks",
+        f"{config.queries} queries a class",
+        f"statistics of {statistics}" * (config.norm == "batch_norm"),
+        f"turned characters: {'yes' if config.test_rotations else 'no'}"
+        if config.datasource == "omniglot"
+        else "",
+        f"{config.label_permutations} order(s) of labels",
+        f"checkpoint: {config.select}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def run() -> None:

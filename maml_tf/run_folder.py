@@ -1,7 +1,9 @@
 """A run's folder: its settings, checkpoints and logs, and who works in it."""
 
 import contextlib
+import csv
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 
@@ -90,3 +92,48 @@ class RunFolder:
         checkpoints.save(
             self.config.folder, learner, phase, iteration, settings
         )
+
+
+def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
+    """Returns what a folder tells of how a checkpoint came about.
+
+    Args:
+      config: settings with `folder`, of the evaluation.
+      checkpoint: which one; `None` for one from elsewhere.
+
+    Returns:
+      For `records.write`: `iterations` done, `seconds` that they took, the
+      `commit` that trained, its `settings` that can change a number, and its
+      `seed`. What is not known is `None`.
+    """
+    if checkpoint is None:
+        names = "checkpoint", "iterations", "seconds", "commit", "settings"
+        return {**dict.fromkeys(names), "seed": None}
+    settings = checkpoints.read(checkpoint).settings
+    return {
+        "checkpoint": checkpoint.path.name,
+        "iterations": checkpoint.iteration,
+        "seconds": _seconds(config.folder, checkpoint.iteration),
+        "commit": _commit(config.folder),
+        "settings": {
+            k: v for k, v in settings.items() if k not in config.FREE
+        },
+        "seed": settings.get("seed"),
+    }
+
+
+def _seconds(folder, iteration):
+    path = os.path.join(folder, "seconds.csv")
+    if not os.path.exists(path):
+        return None
+    with open(path, newline="") as file:
+        rows = {int(r["iteration"]): r["seconds"] for r in csv.DictReader(file)}
+    return float(rows[iteration]) if iteration in rows else None
+
+
+def _commit(folder):
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("commit")
