@@ -270,8 +270,9 @@ def _report(config, curve):
             {f"K = {config.shots}": interval}, f"{stem}.png", metric + unit
         )
         if not config.is_classification:
-            panel = train.sinusoid_panel(config, f"K = {config.shots}")
-            plots.plot_sinusoids([panel], f"{stem}_fits.png")
+            panel = train.sinusoid_panel(config)
+            panels = {f"K = {config.shots}": panel}
+            plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
 
 def _protocol(config):

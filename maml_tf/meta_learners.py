@@ -42,6 +42,7 @@ class Predictions(NamedTuple):
     query: tuple[tf.Tensor, ...]
     penalty: tuple[tf.Tensor, ...]
 
+
 NORM_STATISTICS = {
     "queries": queries.together,
     "support_and_query": queries.alone,

@@ -1,6 +1,6 @@
 """Pictures of what was evaluated, as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -63,12 +63,12 @@ def plot_training(
     _save(figure, path)
 
 
-def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
+def plot_sinusoids(panels: Mapping[str, dict], path: str) -> None:
     """Draws adapted sinusoids as Figure 2 of Finn et al. 2017 does.
 
     Args:
-      panels: one dictionary a panel: `title`, `x` `[n]`, `truth` `[n]`,
-        `points` (x, y), and `fits`, by label up to three curves `[n]`.
+      panels: by title, a dictionary each: `x` `[n]`, `truth` `[n]`, `points`
+        (x, y), and `fits`, by label up to three curves `[n]`.
       path: of the PNG.
     """
     figure, axes = plt.subplots(
@@ -84,13 +84,13 @@ def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
         {"linestyle": "--", "color": "limegreen"},
         {"linestyle": "-", "color": "darkgreen"},
     )
-    for panel, ax in zip(panels, axes[0], strict=True):
+    for (title, panel), ax in zip(panels.items(), axes[0], strict=True):
         ax.plot(panel["x"], panel["truth"], "r", label="ground truth")
         ax.plot(*panel["points"], "^", color="purple", label="used for grad")
         fits = panel["fits"]
         for label, style in zip(fits, styles[-len(fits) :], strict=True):
             ax.plot(panel["x"], fits[label], **style, label=label)
-        ax.set(title=panel["title"], xlabel="x")
+        ax.set(title=title, xlabel="x")
     axes[0][0].set_ylabel("y")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)

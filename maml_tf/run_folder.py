@@ -115,9 +115,7 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
         "iterations": checkpoint.iteration,
         "seconds": _seconds(config.folder, checkpoint.iteration),
         "commit": _commit(config.folder),
-        "settings": {
-            k: v for k, v in settings.items() if k not in config.FREE
-        },
+        "settings": {k: v for k, v in settings.items() if k not in config.FREE},
         "seed": settings.get("seed"),
     }
 

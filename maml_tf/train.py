@@ -12,6 +12,7 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
+    cores,
     datasets,
     evaluation,
     legacy,
@@ -345,6 +346,8 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve)
     record |= run_folder.facts_of(config, checkpoint)
+    if not config.is_classification:
+        record["panel"] = _rounded(sinusoid_panel(config, learner))
     records.write(f"{result_stem(config)}.json", record)
     return curve
 
@@ -354,9 +357,6 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
     *_, metric = task_metrics(config)
     classes = "test" if config.test_set else "validation"
     images = config.is_classification
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(d) for d in gpus]
-    names = [str(d.get("device_name", "GPU")) for d in details]
     return {
         "metric": metric if images else "mean squared error",
         "mean": curve.mean.tolist(),
@@ -376,7 +376,7 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
         "selected": (
             config.select if config.test_iter == -1 else "by its iteration"
         ),
-        "machine": provenance.machine(names),
+        "machine": provenance.machine(cores.accelerators()),
         "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
 
@@ -460,8 +460,21 @@ def export(config: Config, prefix: str) -> None:
     legacy.save(prefix, load_learner(config))
 
 
-def sinusoid_panel(config: Config, title: str) -> dict:
-    """Returns a panel for `plots.plot_sinusoids`: the first test task."""
+def _rounded(panel):
+    """Returns a panel as lists of short numbers."""
+    return tf.nest.map_structure(
+        lambda part: np.round(part.astype(float), 2).tolist(), panel
+    )
+
+
+def sinusoid_panel(config: Config, learner: MAML | None = None) -> dict:
+    """Returns a panel for `plots.plot_sinusoids`, of the first test task.
+
+    Args:
+      config: settings of the evaluation.
+      learner: the meta-learner of its checkpoint, if it is there already.
+    """
+    learner = learner or load_learner(config)
     drawn = sinusoids.sinusoid_test_tasks(1, config.shots)
     x = np.linspace(*sinusoids.INPUTS, 200, dtype=np.float32)[None, :, None]
     with_grid = drawn._replace(
@@ -471,10 +484,9 @@ def sinusoid_panel(config: Config, title: str) -> dict:
     (support_x, support_y, query_x), _ = sinusoids.split_regression(
         with_grid, config.shots, config.is_oracle
     )
-    query = load_learner(config)((support_x, support_y, query_x)).query
+    query = learner((support_x, support_y, query_x)).query
     names = {"pre-update": 0, "1 grad step": 1, "10 grad steps": 10}
     return {
-        "title": title,
         "x": x[0, :, 0],
         "truth": (drawn.amplitude * np.sin(x - drawn.phase))[0, :, 0],
         "points": (drawn.x[0, : config.shots, 0], support_y[0, :, 0]),
