@@ -15,6 +15,7 @@ NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
 ON_SAVE_ERROR = ("stop", "continue")
 SELECT = ("latest", "validation")
+ADAPT = ("fast_weights", "all", "head")
 NORM_STATISTICS = ("queries", "support_and_query", "support")
 EVALUATION_TASKS = 600
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
@@ -67,6 +68,7 @@ class Config(Settings):
     conv: bool = True
     max_pool: bool = False
     first_order: bool = False
+    adapt: str = "fast_weights"
     log: bool = True
     logdir: str = "/tmp/data"
     resume: bool = True
@@ -152,6 +154,7 @@ class Config(Settings):
             f"hidden{self.num_filters}" if self.num_filters != 64 else "",
             "maxpool" if self.max_pool else "",
             "stopgrad" if self.first_order else "",
+            f"adapt{self.adapt}" if self.adapt != "fast_weights" else "",
             self.baseline or "",
             {
                 "batch_norm": "batchnorm",
@@ -174,6 +177,7 @@ class Config(Settings):
         self.check_choice("engine", ENGINES)
         self.check_choice("on_save_error", ON_SAVE_ERROR)
         self.check_choice("select", SELECT)
+        self.check_choice("adapt", ADAPT)
         self.check_choice("norm_statistics", NORM_STATISTICS)
         self.check_choice("baseline", (None, "oracle"))
         self.check_choice("image_channels", (1, 3))

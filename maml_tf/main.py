@@ -53,6 +53,12 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "stop_grad", False, "first-order MAML: no second derivatives, faster"
 )
+flags.DEFINE_string(
+    "adapt",
+    "fast_weights",
+    "what the inner loop adapts: fast_weights, kernels and biases, as the "
+    "original; all, with the norms' β and γ; head, the last layer (ANIL)",
+)
 flags.DEFINE_bool("log", True, "write TensorBoard summaries")
 flags.DEFINE_string("logdir", "/tmp/data", "folder of the experiments' folders")
 flags.DEFINE_bool(
@@ -208,7 +214,9 @@ def _parsed(argv):
 
 
 def main(argv: list[str]) -> int:
-    """Explains, trains or evaluates, and returns the exit status."""
+    """Explains, trains, evaluates or compares; returns the exit status."""
+    if flags.FLAGS.compare:
+        return command_line.guarded("maml-tf", lambda: _compare(argv[1:]))
     return guarded(argv, _run)
 
 
@@ -273,6 +281,27 @@ def _report(config, curve):
             panel = train.sinusoid_panel(config)
             panels = {f"K = {config.shots}": panel}
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
+
+
+def _compare(folders):
+    """Prints how two runs do on the same tasks, and the paired difference."""
+    if len(folders) != 2:
+        raise ConfigError(
+            f"--compare: expected two run folders, got {len(folders)}."
+        )
+    from maml_tf import comparison
+
+    given = {
+        field: flags.FLAGS[Config.flag_name(field)].value
+        for field in ("data_dir", "cache_dir", "shots", "test_tasks")
+        if flags.FLAGS[Config.flag_name(field)].present
+    }
+    runs = [comparison.load(folder, given) for folder in folders]
+    found = comparison.compare(*runs)
+    for name, run in zip("AB", runs, strict=True):
+        print(f"{name}  {run.checkpoint.path}")
+    print(f"{found.metric}: {found.tasks}")
+    print(comparison.table(found))
 
 
 def _protocol(config):

@@ -17,6 +17,8 @@ def plot_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str,
     metric: str,
+    points: Mapping[str, Mapping[int, float]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draws means with their 95 % intervals over inner steps.
 
@@ -24,6 +26,8 @@ def plot_curves(
       curves: by label, (mean, half width of the interval), each `[U + 1]`.
       path: of the PNG.
       metric: the label of the vertical axis, with its unit.
+      points: values to compare with, by label and inner step.
+      limits: of the vertical axis.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for label, (mean, half_width) in curves.items():
@@ -32,7 +36,11 @@ def plot_curves(
         axes.fill_between(
             steps, mean - half_width, mean + half_width, alpha=0.2
         )
-    axes.set(xlabel="number of gradient steps", ylabel=metric)
+    for label, values in (points or {}).items():
+        marker = "x+1s"[len(axes.get_lines()) % 4]
+        style = {"marker": marker, "linestyle": "", "color": "black"}
+        axes.plot(list(values), list(values.values()), label=label, **style)
+    axes.set(xlabel="number of gradient steps", ylabel=metric, ylim=limits)
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -43,18 +51,20 @@ def plot_training(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str,
     metric: str,
+    axis: str = "meta-iterations",
 ) -> None:
-    """Draws a metric over meta-iterations.
+    """Draws a metric over meta-iterations, or over something else.
 
     Args:
       curves: by label, (iterations, values), each `[n]`.
       path: of the PNG.
       metric: the label of the vertical axis, with its unit.
+      axis: the label of the horizontal one.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for label, (iterations, values) in curves.items():
         axes.plot(iterations, values, linewidth=1, label=label)
-    axes.set(xlabel="meta-iterations", ylabel=metric)
+    axes.set(xlabel=axis, ylabel=metric)
     axes.grid(alpha=0.3)
     if len(curves) > MANY:
         figure.legend(loc="outside right upper")

@@ -472,7 +472,7 @@ def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
 
 
 def sinusoid_panels(config: ReptileConfig) -> Iterator[tuple[str, dict]]:
-    """Yields titles and panels for `plots.plot_sinusoids`: a task before and after.
+    """Yields titles and panels for `plots.plot_sinusoids`.
 
     The first is the network as initialised, the second the checkpoint, each
     before and after adaptation to the same ten points.

@@ -87,7 +87,7 @@ def build_learner(
         inner_steps=config.inner_steps,
         test_inner_steps=config.test_inner_steps,
         first_order=config.first_order,
-        adapt="fast_weights",
+        adapt=config.adapt,
         task_metrics=task_metrics(config),
         engine=config.engine,
         norm_statistics=config.norm_statistics,
@@ -341,7 +341,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     """
     learner = build_learner(config, build_network(config))
     checkpoint = _restore(config, learner)
-    curve = _score(config, learner)
+    curve = score(config, learner)
     os.makedirs(config.folder, exist_ok=True)
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve)
@@ -381,8 +381,11 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
     }
 
 
-def _score(config, learner):
-    """Returns the curve, a mean over permutations of each task's labels."""
+def score(config: Config, learner: MAML) -> evaluation.AdaptationCurve:
+    """Scores a learner on the held-out tasks, and writes nothing.
+
+    It is the mean over cyclic permutations of each task's labels.
+    """
     *_, metric = task_metrics(config).values()
     data = test_tasks(config)
     curves = [
@@ -439,7 +442,7 @@ def _restore_best(config, learner):
     checkpoints.find(config.folder)  # Raises where there is none to score.
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
-        scores[checkpoint] = _score(config, learner).mean[-1]
+        scores[checkpoint] = score(config, learner).mean[-1]
         print(
             f"{checkpoint.path.name}: {scores[checkpoint]:.2%} on "
             f"{EVALUATION_TASKS} tasks of validation classes"

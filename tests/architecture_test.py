@@ -66,6 +66,7 @@ ARCHITECTURE = {
     "plots": ("", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "reptile_train": ("both", "PIL keras numpy tensorflow"),
+    "comparison": ("both", "numpy"),
     "__init__": ("both", ""),
     "main": ("both", "absl numpy"),
     "main_quickstart": ("both", "absl"),
