@@ -27,6 +27,7 @@ PANELS = {
     "sinusoid_pretrained": "pretrained",
 }
 WINDOW = 80
+LIMIT = 3.5
 
 
 def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
@@ -105,6 +106,12 @@ def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return mean, half
 
 
+def _inside(mean, half, limit=LIMIT):
+    """Returns a curve up to where it leaves the axes."""
+    outside = np.maximum.accumulate(~(mean + half < limit))
+    return np.where(outside, np.nan, mean), np.where(outside, np.nan, half)
+
+
 def _of(chosen, name, **facts):
     return [
         r
@@ -118,7 +125,7 @@ def _sinusoid_curves(chosen, shots, path):
     curves, paper = {}, {}
     for name, label in SINUSOIDS.items():
         if found := _of(chosen, name, shots=shots):
-            curves[label] = curve(found)
+            curves[label] = _inside(*curve(found))
             values = {
                 int(u): float(v) for u, (v, _) in found[0]["paper"].items()
             }
@@ -126,7 +133,7 @@ def _sinusoid_curves(chosen, shots, path):
                 paper[f"{label.split(',')[0]}, paper"] = values
     if curves:
         metric = f"mean squared error, K = {shots}"
-        plots.plot_curves(curves, path, metric, points=paper, limits=(0, 3.5))
+        plots.plot_curves(curves, path, metric, points=paper, limits=(0, LIMIT))
     return bool(curves)
 
 

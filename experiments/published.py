@@ -101,3 +101,15 @@ def status(name: str, found: list[dict]) -> str:
         return "not run"
     share = max((r["iterations"] or 0) / r["published_iterations"] for r in own)
     return "measured" if share >= 1 else f"partly ({share:.0%})"
+
+
+def cells(row: dict) -> list[str]:
+    """Returns a row of protocols.json in words: choice to difference."""
+    difference = ""
+    if row["difference"] is not None:
+        how = "paired" if row["paired"] else "other tasks"
+        difference = (
+            f"{row['difference']:+.2f} ± {row['difference_ci95']:.2f} ({how})"
+        )
+    score = f"{row['mean']:.2f} ± {row['ci95']:.2f} %"
+    return [row["choice"], f"{row['tasks']:,}", score, difference]

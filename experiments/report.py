@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import pathlib
 
 import figures
@@ -36,7 +37,9 @@ def build(results: pathlib.Path) -> None:
     records = published.records(results / "records")
     used = chosen(records)
     drawn = figures.draw(used, results)
-    sections = list(_sections(records, used))
+    sections = list(
+        _sections(records, used, _protocols(results / "protocols.json"))
+    )
     lines = ["# Paper and measured", RULES.strip(), ""]
     for title, header, rows in sections:
         lines += [f"## {title}", "", *_markdown([header, *rows]), ""]
@@ -70,7 +73,20 @@ def _longest(group):
     return [r for r in group if len(r["deviations"]) == fewest]
 
 
-def _sections(records, used):
+def _protocols(path):
+    """Returns title, header and rows of what choices are worth, if known."""
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    title = (
+        f"What each choice of the test is worth: {facts['experiment']}, seed "
+        f"{facts['seed']}, after {facts['iterations']:,} iterations"
+    )
+    rows = [published.cells(row) for row in facts["rows"]]
+    return title, ["test", "tasks", "accuracy", "difference"], rows
+
+
+def _sections(records, used, results):
     """Yields title, header and rows of each table."""
     numbers = [n for n in published.numbers() if n.flagfile]
     ran = {r["experiment"] for r in records}
@@ -85,6 +101,8 @@ def _sections(records, used):
         ],
     )
     yield "How they were measured", MEASURED, list(map(_measured, used))
+    if results is not None:
+        yield results
     rest = [r for r in records if r not in used]
     yield "Shorter trainings and other tests", REST, list(map(_short, rest))
     yield "Not run", NOT_RUN, list(_not_run(numbers, ran))

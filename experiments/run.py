@@ -1,14 +1,14 @@
 """The published numbers of MAML and Reptile, by name.
 
   ./run_experiments.sh quickstart report   meta-trains on sinusoids, in minutes,
-                                           and makes the page results/report.html
-  ./run_experiments.sh list                every number, and which ours are there
-  ./run_experiments.sh NAME… [FLAGS]       trains, tests, keeps the result; what
-                                           was interrupted goes on
-  ./run_experiments.sh NAME… --budget=30m  trains for so long at most (h, m, s)
-  ./run_experiments.sh report              results/report.md and .html from the
-                                           results on disk
-  ./run_experiments.sh protocols [FLAGS]   what each choice of the test is worth,
+                                           and makes results/report.html
+  ./run_experiments.sh list                every number, and the state of ours
+  ./run_experiments.sh NAME… [FLAGS]       trains, tests, keeps the result; an
+                                           interrupted run goes on
+  ./run_experiments.sh NAME… --budget=30m  trains each so long at most (h, m, s)
+  ./run_experiments.sh report              results/report.md and report.html,
+                                           from the results on disk
+  ./run_experiments.sh protocols [FLAGS]   what each choice of a test is worth,
                                            on the trained omniglot_5way_1shot
 
 FLAGS go to training and test alike: --data_dir=DIR, --seed=1, ...

@@ -43,7 +43,7 @@ def plot_curves(
     axes.set(xlabel="number of gradient steps", ylabel=metric, ylim=limits)
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
-    axes.legend()
+    _name_curves(figure, axes)
     _save(figure, path)
 
 
@@ -66,10 +66,7 @@ def plot_training(
         axes.plot(iterations, values, linewidth=1, label=label)
     axes.set(xlabel=axis, ylabel=metric)
     axes.grid(alpha=0.3)
-    if len(curves) > MANY:
-        figure.legend(loc="outside right upper")
-    else:
-        axes.legend()
+    _name_curves(figure, axes)
     _save(figure, path)
 
 
@@ -105,6 +102,14 @@ def plot_sinusoids(panels: Mapping[str, dict], path: str) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     _save(figure, path)
+
+
+def _name_curves(figure, axes):
+    """Draws the legend."""
+    if len(axes.get_lines()) > MANY:
+        figure.legend(loc="outside right upper")
+    else:
+        axes.legend()
 
 
 def _save(figure, path):
