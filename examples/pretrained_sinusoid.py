@@ -40,7 +40,7 @@ def main(_):
             "points": (x[task, :, 0], y[task, :, 0]),
             "fits": {
                 "as trained": learner.network(grid).numpy()[:, 0],
-                "adapted": adapted.predict(grid, verbose=0)[:, 0],
+                "adapted": adapted(grid).numpy()[:, 0],
             },
         }
     plots.plot_sinusoids(panels, PICTURE.value)
