@@ -12,7 +12,6 @@ from maml_tf import checkpoints, comparison, evaluation, main, train
 NAME = "omniglot_5way_1shot"
 WHERE = published.ROOT / "results" / "protocols.json"
 CHOICES = {
-    "10,000 tasks": {"test_tasks": 10_000},
     "15 queries a class": {"num_queries": 15},
     "statistics of the support set and one query": {
         "norm_statistics": "support_and_query"
@@ -22,6 +21,7 @@ CHOICES = {
     "mean over 5 orders of labels": {"label_permutations": 5},
     "validation classes": {"test_set": False},
     "the best checkpoint on validation classes": {"select": "validation"},
+    "10,000 tasks": {"test_tasks": 10_000},
 }
 OTHER_TASKS = {"test_tasks", "num_queries", "test_set"}
 

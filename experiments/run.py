@@ -113,7 +113,8 @@ DATA   none          sinusoids: they are generated
        miniimagenet  bring it, in --data_dir
        quoted        another method's number, nothing to run
 PAPER  curve         the paper draws it and prints no value
-HOURS  on two cores and on one GPU; ? was not measured
+HOURS  on two cores and on one GPU, measured, or iterations times the time of
+       one in docs/performance.md; ? was not measured
 STATUS from results/records: iterations done of those published"""
 
 
