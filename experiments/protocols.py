@@ -46,15 +46,20 @@ def show(given: list[str]) -> None:
         scores = _scores(dataclasses.replace(config, **changes))
         rows.append(_row(words, scores, base, not OTHER_TASKS & {*changes}))
         print(_line(rows[-1]), flush=True)
+        _keep(found, config, rows)
+    print(f"Written: {WHERE.relative_to(published.ROOT)}")
+
+
+def _keep(checkpoint, config, rows):
+    """Writes what is known so far."""
     facts = {
         "experiment": NAME,
-        "iterations": found.iteration,
+        "iterations": checkpoint.iteration,
         "seed": config.seed,
         "rows": rows,
     }
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     WHERE.write_text(text + "\n", encoding="utf-8")
-    print(f"Written: {WHERE.relative_to(published.ROOT)}")
 
 
 def _config(given):
