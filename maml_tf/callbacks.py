@@ -7,6 +7,7 @@ be interrupted and continued anywhere.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import keras
@@ -289,6 +290,43 @@ class Saver(IterationCallback):
     def _save(self):
         self.save(self.done)
         self.saved = self.done
+
+
+class Clock(IterationCallback):
+    """Writes how long training has taken, at regular intervals and at its end.
+
+    Seconds count from here, and go on where an earlier run stopped: with
+    another table of iterations they give a curve over time.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      table: where rows go.
+      interval: in iterations.
+    """
+
+    def __init__(self, start: int, table: Table, interval: int):
+        super().__init__(start)
+        self.table = table
+        self.interval = interval
+        before = table.rows[-1]["seconds"] if table.rows else 0.0
+        self.began = time.monotonic() - before
+        self.done = self.written = start
+
+    def on_iteration(self, iteration):
+        """Writes a row if it is time."""
+        self.done = iteration
+        if iteration % self.interval == 0:
+            self._write()
+
+    def on_train_end(self, logs=None):
+        """Writes what has been done since."""
+        if self.written < self.done:
+            self._write()
+
+    def _write(self):
+        seconds = round(time.monotonic() - self.began, 1)
+        self.table.append(self.done, {"seconds": seconds})
+        self.written = self.done
 
 
 class StopOnSignal(keras.callbacks.Callback):

@@ -15,6 +15,8 @@ NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
 ON_SAVE_ERROR = ("stop", "continue")
 SELECT = ("latest", "validation")
+ADAPT = ("fast_weights", "all", "head")
+NORM_STATISTICS = ("queries", "support_and_query", "support")
 EVALUATION_TASKS = 600
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
@@ -39,10 +41,14 @@ class Config(Settings):
         "train_inner_lr": "train_update_lr",
     }
     FREE = Settings.FREE | {
+        "label_permutations",
         "logdir",
+        "norm_statistics",
         "select",
         "test_iter",
+        "test_rotations",
         "test_set",
+        "test_tasks",
         "train",
     }
     NOTED = frozenset({"meta_iterations", "meta_lr"})
@@ -62,6 +68,7 @@ class Config(Settings):
     conv: bool = True
     max_pool: bool = False
     first_order: bool = False
+    adapt: str = "fast_weights"
     log: bool = True
     logdir: str = "/tmp/data"
     resume: bool = True
@@ -83,6 +90,10 @@ class Config(Settings):
     deterministic: bool = False
     on_save_error: str = "stop"
     select: str = "latest"
+    test_tasks: int = EVALUATION_TASKS
+    test_rotations: bool = True
+    norm_statistics: str = "queries"
+    label_permutations: int = 1
 
     def __post_init__(self):
         self._check_choices()
@@ -143,6 +154,7 @@ class Config(Settings):
             f"hidden{self.num_filters}" if self.num_filters != 64 else "",
             "maxpool" if self.max_pool else "",
             "stopgrad" if self.first_order else "",
+            f"adapt{self.adapt}" if self.adapt != "fast_weights" else "",
             self.baseline or "",
             {
                 "batch_norm": "batchnorm",
@@ -165,11 +177,19 @@ class Config(Settings):
         self.check_choice("engine", ENGINES)
         self.check_choice("on_save_error", ON_SAVE_ERROR)
         self.check_choice("select", SELECT)
+        self.check_choice("adapt", ADAPT)
+        self.check_choice("norm_statistics", NORM_STATISTICS)
         self.check_choice("baseline", (None, "oracle"))
         self.check_choice("image_channels", (1, 3))
 
     def _check_numbers(self):
-        for name in ("meta_batch_size", "shots", "num_filters"):
+        for name in (
+            "meta_batch_size",
+            "shots",
+            "num_filters",
+            "test_tasks",
+            "label_permutations",
+        ):
             self.check_at_least(name, 1)
         self.check_at_least("ways", 2)
         self.check_at_least("inner_steps", 1)
@@ -198,6 +218,7 @@ class Config(Settings):
             self.refuse("num_queries", "-1 with --datasource=sinusoid")
         if self.select == "validation":
             self._check_selection()
+        self._check_protocol()
         self.check_image_format()
         if self.train and sum(self.phases) == 0:
             self.refuse(
@@ -211,3 +232,11 @@ class Config(Settings):
                 self.refuse(field, f"{none} with --select=validation")
         if not self.is_classification:
             self.refuse("select", "latest with --datasource=sinusoid")
+
+    def _check_protocol(self):
+        most = self.ways if self.is_classification else 1
+        self.check_at_most("label_permutations", most)
+        if self.norm != "batch_norm" and self.norm_statistics != "queries":
+            self.refuse("norm_statistics", "queries unless --norm=batch_norm")
+        if self.datasource != "omniglot" and not self.test_rotations:
+            self.refuse("test_rotations", "True unless --datasource=omniglot")

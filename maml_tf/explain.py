@@ -4,9 +4,16 @@ import dataclasses
 
 import keras
 
-from maml_tf import models
+from maml_tf import selection
 from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.engines import Choice
+
+ADAPTED = {
+    "fast_weights": "kernels and biases",
+    "all": "all weights",
+    "head": "the last layer",
+}
+SHARED = " The β and γ of normalisation layers are shared by all tasks."
 
 
 def header(config: Config, network: keras.Model, engine: Choice) -> str:
@@ -29,16 +36,18 @@ def header(config: Config, network: keras.Model, engine: Choice) -> str:
 
 def explain(config: Config, network: keras.Model, engine: Choice) -> str:
     """Returns what the flags mean, one fact a line."""
-    adapted = sum(v.shape.num_elements() for v in models.fast_weights(network))
+    chosen = selection.select(network, config.adapt)
+    adapted = sum(v.shape.num_elements() for v in chosen)
     tested = dataclasses.replace(config, train=False)
     return "\n".join(
         [
             header(config, network, engine),
             "",
             *_scales(config),
-            f"Adapted in the inner loop: kernels and biases, {adapted:,} of "
-            f"{network.count_params():,} parameters. The β and γ of "
-            "normalisation layers are shared by all tasks.",
+            f"Adapted in the inner loop: {ADAPTED[config.adapt]}, {adapted:,} "
+            f"of {network.count_params():,} parameters."
+            + SHARED
+            * (config.adapt == "fast_weights"),
             _normalisation(config),
             "Meta-gradient: " + _order(config),
             _clipping(config),

@@ -53,6 +53,12 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "stop_grad", False, "first-order MAML: no second derivatives, faster"
 )
+flags.DEFINE_string(
+    "adapt",
+    "fast_weights",
+    "what the inner loop adapts: fast_weights, kernels and biases, as the "
+    "original; all, with the norms' β and γ; head, the last layer (ANIL)",
+)
 flags.DEFINE_bool("log", True, "write TensorBoard summaries")
 flags.DEFINE_string("logdir", "/tmp/data", "folder of the experiments' folders")
 flags.DEFINE_bool(
@@ -67,6 +73,26 @@ flags.DEFINE_string(
     "latest",
     "the checkpoint to evaluate: latest, or validation, of those kept the one "
     "with the best accuracy on 600 tasks of validation classes",
+)
+flags.DEFINE_integer("test_tasks", 600, "tasks of an evaluation")
+flags.DEFINE_bool(
+    "test_rotations", True, "turn held-out characters too (omniglot)"
+)
+flags.DEFINE_string(
+    "norm_statistics",
+    "queries",
+    "whose statistics batch norm takes when a query is evaluated: queries, all "
+    "of its task's; support_and_query, the support set's and its own; support",
+)
+flags.DEFINE_integer(
+    "label_permutations",
+    1,
+    "mean of an evaluation over so many cyclic permutations of a task's labels",
+)
+flags.DEFINE_bool(
+    "compare",
+    False,
+    "score two run folders on the same tasks: maml-tf --compare RUN_A RUN_B",
 )
 flags.DEFINE_bool(
     "test_set", False, "evaluate on test classes; False: validation classes"
@@ -188,7 +214,9 @@ def _parsed(argv):
 
 
 def main(argv: list[str]) -> int:
-    """Explains, trains or evaluates, and returns the exit status."""
+    """Explains, trains, evaluates or compares; returns the exit status."""
+    if flags.FLAGS.compare:
+        return command_line.guarded("maml-tf", lambda: _compare(argv[1:]))
     return guarded(argv, _run)
 
 
@@ -239,18 +267,63 @@ def _report(config, curve):
     print(f"step  {metric}, 95 % interval")
     for u, (mean, half) in enumerate(zip(curve.mean, curve.ci95, strict=True)):
         print(f"{u:4}  {scale * mean:.4g} ± {scale * half:.2g}{unit}")
+    print(f"measured on {_protocol(config)}")
     if diverged := (~np.isfinite(curve.values)).any(1).sum():
         print(f"{diverged} tasks diverged in the inner loop (--update_lr).")
     stem = train.result_stem(config)
-    print(f"Written: {stem}.csv, {stem}.pkl")
+    print(f"Written: {stem}.csv, {stem}.pkl, {stem}.json")
     if config.plot:
         interval = scale * curve.mean, scale * curve.ci95
         plots.plot_curves(
             {f"K = {config.shots}": interval}, f"{stem}.png", metric + unit
         )
         if not config.is_classification:
-            panel = train.sinusoid_panel(config, f"K = {config.shots}")
-            plots.plot_sinusoids([panel], f"{stem}_fits.png")
+            panel = train.sinusoid_panel(config)
+            panels = {f"K = {config.shots}": panel}
+            plots.plot_sinusoids(panels, f"{stem}_fits.png")
+
+
+def _compare(folders):
+    """Prints how two runs do on the same tasks, and the paired difference."""
+    if len(folders) != 2:
+        raise ConfigError(
+            f"--compare: expected two run folders, got {len(folders)}."
+        )
+    from maml_tf import comparison
+
+    given = {
+        field: flags.FLAGS[Config.flag_name(field)].value
+        for field in ("data_dir", "cache_dir", "shots", "test_tasks")
+        if flags.FLAGS[Config.flag_name(field)].present
+    }
+    runs = [comparison.load(folder, given) for folder in folders]
+    found = comparison.compare(*runs)
+    for name, run in zip("AB", runs, strict=True):
+        print(f"{name}  {run.checkpoint.path}")
+    print(f"{found.metric}: {found.tasks}")
+    print(comparison.table(found))
+
+
+def _protocol(config):
+    """Returns the choices that change a published number, in words."""
+    if not config.is_classification:
+        return f"{config.test_tasks} tasks, {config.queries} queries each"
+    statistics = {
+        "queries": "all queries of a task (transductive)",
+        "support_and_query": "the support set and one query",
+        "support": "the support set",
+    }[config.norm_statistics]
+    parts = [
+        f"{config.test_tasks} tasks",
+        f"{config.queries} queries a class",
+        f"statistics of {statistics}" * (config.norm == "batch_norm"),
+        f"turned characters: {'yes' if config.test_rotations else 'no'}"
+        if config.datasource == "omniglot"
+        else "",
+        f"{config.label_permutations} order(s) of labels",
+        f"checkpoint: {config.select}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def run() -> None:

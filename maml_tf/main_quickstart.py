@@ -68,10 +68,10 @@ def run_quickstart(config) -> None:
         stem = os.path.join(config.logdir, f"quickstart_{shots}shot")
         intervals = {k: (c.mean, c.ci95) for k, c in curves.items()}
         plots.plot_curves(intervals, f"{stem}_mse.png", "mean squared error")
-        panels = [
-            train.sinusoid_panel(test, f"{label}, K = {shots}")
+        panels = {
+            f"{label}, K = {shots}": train.sinusoid_panel(test)
             for label, test in tests.items()
-        ]
+        }
         plots.plot_sinusoids(panels, f"{stem}_fits.png")
         print(f"Pictures: {stem}_mse.png, {stem}_fits.png")
 

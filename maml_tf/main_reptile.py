@@ -229,7 +229,7 @@ def _report(config, scores):
             reptile_train.smooth_curves(config), f"{stem}_curve.png", name
         )
         if not config.is_classification:
-            panels = list(reptile_train.sinusoid_panels(config))
+            panels = dict(reptile_train.sinusoid_panels(config))
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
 

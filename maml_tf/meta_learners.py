@@ -6,7 +6,15 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import cores, engines, functional, losses, shapes, stacked
+from maml_tf import (
+    cores,
+    engines,
+    functional,
+    losses,
+    queries,
+    shapes,
+    stacked,
+)
 from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
@@ -33,6 +41,13 @@ class Predictions(NamedTuple):
     support: tf.Tensor
     query: tuple[tf.Tensor, ...]
     penalty: tuple[tf.Tensor, ...]
+
+
+NORM_STATISTICS = {
+    "queries": queries.together,
+    "support_and_query": queries.alone,
+    "support": queries.by_support,
+}
 
 
 @register
@@ -74,6 +89,10 @@ class MAML(Learner):
       engine: "stacked" runs all tasks at once, "looped" one after another,
         "auto" chooses, also groups of tasks, see `maml_tf.engines`. Except
         for the first, training takes a loss that is a mean over tasks.
+      norm_statistics: outside training, what layers with batch statistics
+        take them of when a query is predicted: all "queries" of its task, as
+        published, "support_and_query", the support set and that query, or the
+        "support" set alone. The last one knows the layers of `maml_tf.norms`.
       block: meta-updates in one training step. Above 1 a training element is
         a block of meta-batches with one more leading axis, which saves time
         where an update takes about a millisecond.
@@ -99,6 +118,7 @@ class MAML(Learner):
         adapt: Selection = None,
         task_metrics: Mapping[str, TaskLoss] | None = None,
         engine: str = "auto",
+        norm_statistics: str = "queries",
         block: int = 1,
         seed: int = 0,
         name: str | None = None,
@@ -108,6 +128,8 @@ class MAML(Learner):
         at_least(1, block=block)
         finite(inner_lr=inner_lr)
         losses.per_task(inner_loss, 1)  # Raises for what is none.
+        _require_statistics(norm_statistics, network)
+        self.norm_statistics = norm_statistics
         self.network = network
         self.inner_loss = inner_loss
         self.inner_lr = inner_lr
@@ -294,7 +316,14 @@ class MAML(Learner):
         )
         before, *_ = adaptation.support or (apply_fn(theta, support_x),)
         scored = self.scored(adaptation.phi, training)
-        after = (apply_fn(phi, query_x) for phi in scored)
+        way = "queries" if training else self.norm_statistics
+        dtypes = _map(lambda part: part.dtype, before)
+        after = (
+            NORM_STATISTICS[way](
+                apply_fn, phi, support_x, query_x, task_axes, dtypes
+            )
+            for phi in scored
+        )
         (support, *query), penalties = zip(before, *after, strict=True)
         return Predictions(support, tuple(query), penalties)
 
@@ -474,6 +503,22 @@ def _in_groups(tasks, group):
         lambda part: tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]]),
         tasks,
     )
+
+
+def _require_statistics(way, network):
+    """Raises `ValueError` for a way that is none, or that a layer ignores."""
+    if way not in NORM_STATISTICS:
+        raise ValueError(
+            f"norm_statistics: expected one of {tuple(NORM_STATISTICS)}, got "
+            f"{way!r}."
+        )
+    for layer in network._flatten_layers() if way == "support" else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            raise ValueError(
+                "norm_statistics: expected layers of maml_tf.norms with "
+                f"'support', got {layer.name!r} of Keras. `adapt` returns a "
+                "network that has the support set's statistics in it."
+            )
 
 
 def _named(name, values):

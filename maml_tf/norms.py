@@ -1,5 +1,8 @@
 """Normalisation as the originals do it, by Keras layers."""
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 from keras import layers, ops
 
@@ -13,6 +16,21 @@ NORM_GRADIENTS = ("exact", "legacy")
 "legacy" holds the mean inside v constant, as `tf.nn.moments` has done since
 1.3: outputs and first derivatives are the same, second derivatives are not.
 """
+
+_measured: list[int | None] = [None]
+
+
+@contextlib.contextmanager
+def statistics_of_first(examples: int) -> Iterator[None]:
+    """Lets layers with batch statistics take those of the first examples.
+
+    The others are normalised by them too, but do not count.
+    """
+    before, _measured[0] = _measured[0], examples
+    try:
+        yield
+    finally:
+        _measured[0] = before
 
 
 @register
@@ -76,6 +94,8 @@ class BatchStatisticsNorm(layers.Layer):
 
     def normalize(self, x, pooled, gamma, beta, axes):
         """Returns `pooled`, normalised by the statistics of x over `axes`."""
+        if _measured[0] is not None:
+            x = tf.gather(x, tf.range(_measured[0]), axis=axes[0])
         return _standardise(x, pooled, axes, self, gamma) + beta
 
     def get_config(self):
@@ -158,10 +178,13 @@ class NormalizedConv2D(layers.Layer):
             x, kernel.shape[1:3], (self.strides,) * 2, (1, 1), "same"
         )
         k = tf.reshape(kernel, [-1, p.shape[-1], self.filters])
-        parts = shape[1] * shape[2]  # the rows of all outputs
-        m = _mean_product(tf.ones_like(p[..., :1]), p, parts)
-        p -= m
-        variance = tf.reduce_sum(k * (_mean_product(p, p, parts) @ k), 1, True)
+        examples = _measured[0] or shape[1]
+        parts = examples * shape[2]  # the rows of their outputs
+        measured = p[:, : parts * shape[3]]
+        m = _mean_product(tf.ones_like(measured[..., :1]), measured, parts)
+        p, measured = p - m, measured - m
+        covariance = _mean_product(measured, measured, parts)
+        variance = tf.reduce_sum(k * (covariance @ k), 1, True)
         if self.gradient == "legacy":
             variance += tf.square(m @ k - tf.stop_gradient(m @ k))
         k *= tf.math.rsqrt(variance + self.epsilon)

@@ -1,6 +1,6 @@
 """Pictures of what was evaluated, as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -17,6 +17,8 @@ def plot_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str,
     metric: str,
+    points: Mapping[str, Mapping[int, float]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draws means with their 95 % intervals over inner steps.
 
@@ -24,6 +26,8 @@ def plot_curves(
       curves: by label, (mean, half width of the interval), each `[U + 1]`.
       path: of the PNG.
       metric: the label of the vertical axis, with its unit.
+      points: values to compare with, by label and inner step.
+      limits: of the vertical axis.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for label, (mean, half_width) in curves.items():
@@ -32,10 +36,14 @@ def plot_curves(
         axes.fill_between(
             steps, mean - half_width, mean + half_width, alpha=0.2
         )
-    axes.set(xlabel="number of gradient steps", ylabel=metric)
+    for label, values in (points or {}).items():
+        marker = "x+1s"[len(axes.get_lines()) % 4]
+        style = {"marker": marker, "linestyle": "", "color": "black"}
+        axes.plot(list(values), list(values.values()), label=label, **style)
+    axes.set(xlabel="number of gradient steps", ylabel=metric, ylim=limits)
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
-    axes.legend()
+    _name_curves(figure, axes)
     _save(figure, path)
 
 
@@ -43,32 +51,31 @@ def plot_training(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str,
     metric: str,
+    axis: str = "meta-iterations",
 ) -> None:
-    """Draws a metric over meta-iterations.
+    """Draws a metric over meta-iterations, or over something else.
 
     Args:
       curves: by label, (iterations, values), each `[n]`.
       path: of the PNG.
       metric: the label of the vertical axis, with its unit.
+      axis: the label of the horizontal one.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for label, (iterations, values) in curves.items():
         axes.plot(iterations, values, linewidth=1, label=label)
-    axes.set(xlabel="meta-iterations", ylabel=metric)
+    axes.set(xlabel=axis, ylabel=metric)
     axes.grid(alpha=0.3)
-    if len(curves) > MANY:
-        figure.legend(loc="outside right upper")
-    else:
-        axes.legend()
+    _name_curves(figure, axes)
     _save(figure, path)
 
 
-def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
+def plot_sinusoids(panels: Mapping[str, dict], path: str) -> None:
     """Draws adapted sinusoids as Figure 2 of Finn et al. 2017 does.
 
     Args:
-      panels: one dictionary a panel: `title`, `x` `[n]`, `truth` `[n]`,
-        `points` (x, y), and `fits`, by label up to three curves `[n]`.
+      panels: by title, a dictionary each: `x` `[n]`, `truth` `[n]`, `points`
+        (x, y), and `fits`, by label up to three curves `[n]`.
       path: of the PNG.
     """
     figure, axes = plt.subplots(
@@ -84,17 +91,25 @@ def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
         {"linestyle": "--", "color": "limegreen"},
         {"linestyle": "-", "color": "darkgreen"},
     )
-    for panel, ax in zip(panels, axes[0], strict=True):
+    for (title, panel), ax in zip(panels.items(), axes[0], strict=True):
         ax.plot(panel["x"], panel["truth"], "r", label="ground truth")
         ax.plot(*panel["points"], "^", color="purple", label="used for grad")
         fits = panel["fits"]
         for label, style in zip(fits, styles[-len(fits) :], strict=True):
             ax.plot(panel["x"], fits[label], **style, label=label)
-        ax.set(title=panel["title"], xlabel="x")
+        ax.set(title=title, xlabel="x")
     axes[0][0].set_ylabel("y")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     _save(figure, path)
+
+
+def _name_curves(figure, axes):
+    """Draws the legend."""
+    if len(axes.get_lines()) > MANY:
+        figure.legend(loc="outside right upper")
+    else:
+        axes.legend()
 
 
 def _save(figure, path):

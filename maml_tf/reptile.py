@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from maml_tf import descent, engines, functional, losses, stacked
+from maml_tf import descent, engines, functional, losses, queries, stacked
 from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
@@ -323,10 +323,10 @@ class Reptile(Learner):
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes_of(batches))
         apply_fn = self._apply_fn(batches, seed)(-1)
-        if self.transductive:
-            return apply_fn(phi, query_x)[0]
+        predict = queries.together if self.transductive else queries.alone
+        dtypes = _map(lambda part: part.dtype, spec), keras.config.floatx()
         axis = len(batches.shape) - 2
-        return predict_alone(apply_fn, phi, x, query_x, axis, spec)
+        return predict(apply_fn, phi, x, query_x, axis, dtypes)[0]
 
     def _theta(self):
         return descent.ravel(
@@ -448,39 +448,6 @@ def _require_optimizer(given):
             "inner_optimizer: expected one of `maml_tf.inner_optimizers`, or "
             f"another with `init` and `update`, got {given!r}."
         )
-
-
-def predict_alone(apply_fn, phi, support_x, query_x, axis: int, spec):
-    """Predicts each query in a batch of its own, with the support set.
-
-    Args:
-      apply_fn: maps (parameters, inputs) to predictions and a penalty.
-      phi: parameters.
-      support_x: `[(B,) S, …]`.
-      query_x: `[(B,) T, …]`.
-      axis: of the examples.
-      spec: what the predictions are like.
-
-    Returns:
-      `[(B,) T, outputs]`.
-    """
-
-    def with_support(query, support, t):
-        alone = tf.gather(query, t[None], axis=axis)
-        return tf.concat([support, alone], axis)
-
-    def predict(t):
-        x = _map(lambda q, s: with_support(q, s, t), query_x, support_x)
-        prediction, _ = apply_fn(phi, x)
-        return _map(lambda p: p[:, -1] if axis else p[-1], prediction)
-
-    queries = tf.nest.flatten(query_x)[0].shape[axis]
-    predictions = tf.map_fn(
-        predict,
-        tf.range(queries),
-        fn_output_signature=_map(lambda part: part.dtype, spec),
-    )
-    return _map(lambda p: tf.stack(tf.unstack(p, queries), axis), predictions)
 
 
 _map = tf.nest.map_structure

@@ -16,6 +16,7 @@ from PIL import Image
 from maml_tf import (
     callbacks,
     checkpoints,
+    cores,
     datasets,
     evaluation,
     inner_optimizers,
@@ -23,7 +24,10 @@ from maml_tf import (
     losses,
     models,
     omniglot,
+    provenance,
+    records,
     reptile,
+    run_folder,
     samplers,
     sinusoids,
     tasks,
@@ -284,6 +288,7 @@ def _fit(run, learner, data, curves, start):
     others = [
         callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
         *_logging(run, learner, curves, start),
+        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, PHASE, done),
@@ -342,7 +347,8 @@ def evaluate(config: ReptileConfig) -> list[Score]:
         architecture.
       cache.DataError: see `training_tasks`.
     """
-    learner = load_learner(config)
+    learner = build_learner(config)
+    checkpoint = _restore(config, learner)
     scores = [_score(config, learner, part) for part in parts(config)]
     os.makedirs(config.folder, exist_ok=True)
     with open(result_stem(config) + ".csv", "w", newline="") as file:
@@ -351,7 +357,36 @@ def evaluate(config: ReptileConfig) -> list[Score]:
         for score in scores:
             row = score.part, len(score.values), score.mean, score.ci95
             writer.writerow(row)
+    record = evaluation_facts(config, scores)
+    record |= run_folder.facts_of(config, checkpoint)
+    records.write(result_stem(config) + ".json", record)
     return scores
+
+
+def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
+    """Returns what was measured and how, for `records.write`."""
+    *_, test = scores
+    images = config.is_classification
+    return {
+        "metric": "accuracy" if images else "mean squared error",
+        "mean": [test.mean],
+        "ci95": [test.ci95],
+        "steps": [config.eval_steps],
+        "parts": {score.part: [score.mean, score.ci95] for score in scores},
+        "tasks": len(test.values),
+        "shots": config.shots,
+        "queries": 1 if images else SINUSOID_QUERIES,
+        "classes": "test" if images else None,
+        "norm_statistics": (
+            ("queries" if config.transductive else "support_and_query")
+            if images
+            else None
+        ),
+        "test_rotations": False if config.datasource == "omniglot" else None,
+        "selected": "latest",
+        "machine": provenance.machine(cores.accelerators()),
+        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
 
 
 def load_learner(config: ReptileConfig) -> reptile.Reptile:
@@ -361,11 +396,18 @@ def load_learner(config: ReptileConfig) -> reptile.Reptile:
       checkpoints.CheckpointError: see `evaluate`.
     """
     learner = build_learner(config)
+    _restore(config, learner)
+    return learner
+
+
+def _restore(config, learner):
+    """Restores the latest checkpoint and returns it, if it is one of ours."""
     if config.pretrained and config.import_checkpoint:
         _import(config, learner)
-    else:
-        checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
-    return learner
+        return None
+    checkpoint = checkpoints.find(config.folder)
+    checkpoints.restore(checkpoint, learner, PHASE)
+    return checkpoint
 
 
 def export(config: ReptileConfig, prefix: str) -> None:
@@ -429,19 +471,19 @@ def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
     }
 
 
-def sinusoid_panels(config: ReptileConfig) -> Iterator[dict]:
-    """Yields panels for `plots.plot_sinusoids`: a task before and after.
+def sinusoid_panels(config: ReptileConfig) -> Iterator[tuple[str, dict]]:
+    """Yields titles and panels for `plots.plot_sinusoids`.
 
     The first is the network as initialised, the second the checkpoint, each
     before and after adaptation to the same ten points.
     """
     learner = build_learner(config)
-    yield _panel(config, learner, "random initialisation")
+    yield "random initialisation", _panel(config, learner)
     checkpoints.restore(checkpoints.find(config.folder), learner, PHASE)
-    yield _panel(config, learner, "after Reptile")
+    yield "after Reptile", _panel(config, learner)
 
 
-def _panel(config, learner, title):
+def _panel(config, learner):
     drawn = sinusoids.sinusoids_at(
         _stream(config, 3), 0, 1, config.shots, SINUSOID_PHASES
     )
@@ -450,7 +492,6 @@ def _panel(config, learner, title):
     before = learner.network(x[0])[:, 0]
     truth = drawn.amplitude[:, None] * np.sin(x[..., 0] - drawn.phase[:, None])
     return {
-        "title": title,
         "x": x[0, :, 0],
         "truth": np.array(truth)[0],
         "points": (drawn.x[0, :, 0].numpy(), drawn.y[0, :, 0].numpy()),

@@ -1,11 +1,13 @@
 """A run's folder: its settings, checkpoints and logs, and who works in it."""
 
 import contextlib
+import csv
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 
-from maml_tf import checkpoints, files, logs
+from maml_tf import checkpoints, files, logs, provenance
 
 
 class RunFolder:
@@ -58,10 +60,11 @@ class RunFolder:
         return found
 
     def describe(self, explanation: str) -> None:
-        """Writes `config.json`: the settings and what they mean."""
+        """Writes `config.json`: the settings, what they mean, the commit."""
         path = os.path.join(self.config.folder, "config.json")
+        whole = self.config.to_json(explanation, commit=provenance.commit())
         with files.replacing(path) as file:
-            file.write(self.config.to_json(explanation).encode())
+            file.write(whole.encode())
 
     def scalars(self, name: str = ".") -> logs.Scalars:
         """Returns TensorBoard's scalars in the folder, or one in it."""
@@ -72,7 +75,7 @@ class RunFolder:
         self,
         name: str,
         start: int,
-        show: Callable[[int, dict[str, float]], None],
+        show: Callable[[int, dict[str, float]], None] | None = None,
     ) -> logs.Table:
         """Returns a table of the run, see `logs.Table`."""
         path = os.path.join(self.config.folder, name)
@@ -89,3 +92,46 @@ class RunFolder:
         checkpoints.save(
             self.config.folder, learner, phase, iteration, settings
         )
+
+
+def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
+    """Returns what a folder tells of how a checkpoint came about.
+
+    Args:
+      config: settings with `folder`, of the evaluation.
+      checkpoint: which one; `None` for one from elsewhere.
+
+    Returns:
+      For `records.write`: `iterations` done, `seconds` that they took, the
+      `commit` that trained, its `settings` that can change a number, and its
+      `seed`. What is not known is `None`.
+    """
+    if checkpoint is None:
+        names = "checkpoint", "iterations", "seconds", "commit", "settings"
+        return {**dict.fromkeys(names), "seed": None}
+    settings = checkpoints.read(checkpoint).settings
+    return {
+        "checkpoint": checkpoint.path.name,
+        "iterations": checkpoint.iteration,
+        "seconds": _seconds(config.folder, checkpoint.iteration),
+        "commit": _commit(config.folder),
+        "settings": {k: v for k, v in settings.items() if k not in config.FREE},
+        "seed": settings.get("seed"),
+    }
+
+
+def _seconds(folder, iteration):
+    path = os.path.join(folder, "seconds.csv")
+    if not os.path.exists(path):
+        return None
+    with open(path, newline="") as file:
+        rows = {int(r["iteration"]): r["seconds"] for r in csv.DictReader(file)}
+    return float(rows[iteration]) if iteration in rows else None
+
+
+def _commit(folder):
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("commit")

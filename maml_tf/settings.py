@@ -43,9 +43,9 @@ class Settings:
         """Returns the command line's name of a field."""
         return cls.FLAGS.get(field, field)
 
-    def to_json(self, explanation: str) -> str:
+    def to_json(self, explanation: str, **facts) -> str:
         """Returns all settings and what they mean, one fact a line."""
-        facts = {"explanation": explanation.splitlines()}
+        facts["explanation"] = explanation.splitlines()
         settings = dataclasses.asdict(self)
         whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
         return whole + "\n"

@@ -12,12 +12,16 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
+    cores,
     datasets,
     evaluation,
     legacy,
     losses,
     models,
     omniglot,
+    provenance,
+    records,
+    run_folder,
     samplers,
     sinusoids,
     tasks,
@@ -83,9 +87,10 @@ def build_learner(
         inner_steps=config.inner_steps,
         test_inner_steps=config.test_inner_steps,
         first_order=config.first_order,
-        adapt="fast_weights",
+        adapt=config.adapt,
         task_metrics=task_metrics(config),
         engine=config.engine,
+        norm_statistics=config.norm_statistics,
     )
     # The original clips by value where it trains on mini-ImageNet only.
     clip = 10.0 if config.datasource == "miniimagenet" else None
@@ -120,19 +125,23 @@ def validation_tasks(config: Config) -> samplers.Sampler | None:
 
 
 def test_tasks(config: Config) -> tf.data.Dataset:
-    """Returns the 600 held-out tasks, in meta-batches."""
+    """Returns held-out tasks in meta-batches, `test_tasks` or a few more."""
     batch = {"meta_batch_size": TEST_META_BATCH, "seed": 1}
     if config.is_classification:
         batches = tasks.meta_batches(_held_out_tasks(config, **batch))
-        return batches.take(EVALUATION_TASKS // TEST_META_BATCH)
-    drawn = sinusoids.sinusoid_test_tasks(EVALUATION_TASKS, config.shots)
+        return batches.take(math.ceil(config.test_tasks / TEST_META_BATCH))
+    drawn = sinusoids.sinusoid_test_tasks(config.test_tasks, config.shots)
     whole = sinusoids.split_regression(drawn, config.shots, config.is_oracle)
     return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
 
 
 def _held_out_tasks(config, **batch):
     part = "test" if config.test_set else "validation"
-    return _image_tasks(config, part, EVALUATION_TASKS, 6, **batch)
+    # The first 600 are the same in a longer list.
+    length = EVALUATION_TASKS
+    if not config.train:
+        length = max(length, config.test_tasks)
+    return _image_tasks(config, part, length, 6, **batch)
 
 
 def _image_tasks(config, part, length, list_seed, **batch):
@@ -154,7 +163,7 @@ def _image_tasks(config, part, length, list_seed, **batch):
         data.images,
         task_list,
         shots=config.shots,
-        rotate=drawings,
+        rotate=drawings and (part == "train" or config.test_rotations),
         white=1 if drawings else datasets.WHITE,
         **batch,
     )
@@ -247,6 +256,7 @@ def _fit(run, learner, training, validation, phase, start, end):
     others = [
         callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
         *_logging(run, learner, training, validation, phase, start),
+        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, phase, done),
@@ -316,7 +326,10 @@ def _original_line(config, phase) -> Callable:
 
 
 def evaluate(config: Config) -> evaluation.AdaptationCurve:
-    """Scores a checkpoint on 600 held-out tasks and writes the results.
+    """Scores a checkpoint on held-out tasks and writes the results.
+
+    They are the original's CSV file and pickle, and a record of how they were
+    measured.
 
     Returns:
       Accuracy, or mean squared error, of each task after 0 … 10 inner steps.
@@ -326,15 +339,74 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
         another architecture.
       cache.DataError: see `training_tasks`.
     """
-    curve = _score(config, load_learner(config))
+    learner = build_learner(config, build_network(config))
+    checkpoint = _restore(config, learner)
+    curve = score(config, learner)
     os.makedirs(config.folder, exist_ok=True)
     evaluation.write_curve(curve, result_stem(config))
+    record = evaluation_facts(config, curve)
+    record |= run_folder.facts_of(config, checkpoint)
+    if not config.is_classification:
+        record["panel"] = _rounded(sinusoid_panel(config, learner))
+    records.write(f"{result_stem(config)}.json", record)
     return curve
 
 
-def _score(config, learner):
+def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
+    """Returns what was measured and how, for `records.write`."""
+    *_, metric = task_metrics(config)
+    classes = "test" if config.test_set else "validation"
+    images = config.is_classification
+    return {
+        "metric": metric if images else "mean squared error",
+        "mean": curve.mean.tolist(),
+        "ci95": curve.ci95.tolist(),
+        "diverged": int((~np.isfinite(curve.values)).any(1).sum()),
+        "tasks": len(curve.values),
+        "shots": config.shots,
+        "queries": config.queries,
+        "classes": classes if images else None,
+        "norm_statistics": (
+            config.norm_statistics if config.norm == "batch_norm" else None
+        ),
+        "test_rotations": (
+            config.test_rotations if config.datasource == "omniglot" else None
+        ),
+        "label_permutations": config.label_permutations if images else None,
+        "selected": (
+            config.select if config.test_iter == -1 else "by its iteration"
+        ),
+        "machine": provenance.machine(cores.accelerators()),
+        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
+
+
+def score(config: Config, learner: MAML) -> evaluation.AdaptationCurve:
+    """Scores a learner on the held-out tasks, and writes nothing.
+
+    It is the mean over cyclic permutations of each task's labels.
+    """
     *_, metric = task_metrics(config).values()
-    return evaluation.adaptation_curve(learner, test_tasks(config), metric)
+    data = test_tasks(config)
+    curves = [
+        evaluation.adaptation_curve(
+            learner, data.map(_relabelled(shift, config.ways)), metric
+        ).values
+        for shift in range(config.label_permutations)
+    ]
+    values = np.mean(curves, 0)[: config.test_tasks]
+    return evaluation.AdaptationCurve(values)
+
+
+def _relabelled(shift, ways):
+    """Returns the function of tasks that moves label n to n + shift."""
+
+    def move(x, y):
+        support_x, support_y, query_x = x
+        moved = (support_y + shift) % ways, (y + shift) % ways
+        return (support_x, moved[0], query_x), moved[1]
+
+    return move if shift else lambda x, y: (x, y)
 
 
 def load_learner(config: Config) -> MAML:
@@ -344,25 +416,33 @@ def load_learner(config: Config) -> MAML:
       checkpoints.CheckpointError: see `evaluate`.
     """
     learner = build_learner(config, build_network(config))
+    _restore(config, learner)
+    return learner
+
+
+def _restore(config, learner):
+    """Restores the chosen checkpoint and returns it, if it is one of ours."""
     if config.import_checkpoint:
         legacy.restore(config.import_checkpoint, learner)
-    elif config.select == "validation":
-        _restore_best(config, learner)
-    else:
-        checkpoint = checkpoints.find(config.folder, config.test_iter)
-        checkpoints.restore(checkpoint, learner, phase=None)
-        print(f"Checkpoint: {checkpoint.path}")
-    return learner
+        return None
+    if config.select == "validation":
+        return _restore_best(config, learner)
+    checkpoint = checkpoints.find(config.folder, config.test_iter)
+    checkpoints.restore(checkpoint, learner, phase=None)
+    print(f"Checkpoint: {checkpoint.path}")
+    return checkpoint
 
 
 def _restore_best(config, learner):
     """Restores the checkpoint that does best on validation classes."""
-    config = dataclasses.replace(config, test_set=False)
+    config = dataclasses.replace(
+        config, test_set=False, test_tasks=EVALUATION_TASKS
+    )
     scores = {}
     checkpoints.find(config.folder)  # Raises where there is none to score.
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
-        scores[checkpoint] = _score(config, learner).mean[-1]
+        scores[checkpoint] = score(config, learner).mean[-1]
         print(
             f"{checkpoint.path.name}: {scores[checkpoint]:.2%} on "
             f"{EVALUATION_TASKS} tasks of validation classes"
@@ -370,6 +450,7 @@ def _restore_best(config, learner):
     best = max(scores, key=scores.get)
     checkpoints.restore(best, learner, phase=None)
     print(f"Checkpoint: {best.path}, the best of {len(scores)} there")
+    return best
 
 
 def export(config: Config, prefix: str) -> None:
@@ -382,8 +463,21 @@ def export(config: Config, prefix: str) -> None:
     legacy.save(prefix, load_learner(config))
 
 
-def sinusoid_panel(config: Config, title: str) -> dict:
-    """Returns a panel for `plots.plot_sinusoids`: the first test task."""
+def _rounded(panel):
+    """Returns a panel as lists of short numbers."""
+    return tf.nest.map_structure(
+        lambda part: np.round(part.astype(float), 2).tolist(), panel
+    )
+
+
+def sinusoid_panel(config: Config, learner: MAML | None = None) -> dict:
+    """Returns a panel for `plots.plot_sinusoids`, of the first test task.
+
+    Args:
+      config: settings of the evaluation.
+      learner: the meta-learner of its checkpoint, if it is there already.
+    """
+    learner = learner or load_learner(config)
     drawn = sinusoids.sinusoid_test_tasks(1, config.shots)
     x = np.linspace(*sinusoids.INPUTS, 200, dtype=np.float32)[None, :, None]
     with_grid = drawn._replace(
@@ -393,10 +487,9 @@ def sinusoid_panel(config: Config, title: str) -> dict:
     (support_x, support_y, query_x), _ = sinusoids.split_regression(
         with_grid, config.shots, config.is_oracle
     )
-    query = load_learner(config)((support_x, support_y, query_x)).query
+    query = learner((support_x, support_y, query_x)).query
     names = {"pre-update": 0, "1 grad step": 1, "10 grad steps": 10}
     return {
-        "title": title,
         "x": x[0, :, 0],
         "truth": (drawn.amplitude * np.sin(x - drawn.phase))[0, :, 0],
         "points": (drawn.x[0, : config.shots, 0], support_y[0, :, 0]),

@@ -1,9 +1,10 @@
-"""Published numbers: each is a flagfile and a line of run_experiments.sh."""
+"""Published numbers: each is a line of published.csv, most have a flagfile."""
 
 import copy
 import pathlib
 import re
 import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -13,14 +14,12 @@ from maml_tf import main, main_reptile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_experiments.sh"
 FLAGFILES = sorted((ROOT / "flags").glob("*/*.flags"))
-TABLE = {
-    row[0]: row[1:]
-    for row in (
-        re.split(r" *\| *", line)
-        for line in SCRIPT.read_text(encoding="utf-8").splitlines()
-    )
-    if len(row) == 5
-}
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import published  # noqa: E402  (a folder of programs, not a package)
+import run  # noqa: E402
+
+TABLE = published.by_name()
 
 
 @pytest.fixture(params=FLAGFILES, ids=lambda path: path.stem)
@@ -53,7 +52,11 @@ def run_experiments(*arguments):
 
 
 def test_every_flagfile_has_a_line_and_every_line_a_flagfile():
-    named = {name: row[0] for name, row in TABLE.items() if row[0] != "-"}
+    named = {
+        name: rows[0].flagfile
+        for name, rows in TABLE.items()
+        if rows[0].flagfile
+    }
     assert named == {
         path.stem: f"{path.parent.name}/{path.name}" for path in FLAGFILES
     }
@@ -65,9 +68,8 @@ def test_opens_with_its_source(flagfile):
 
 
 def test_cites_the_value_of_its_line(flagfile):
-    value = TABLE[flagfile.stem][-1]
-    for number in re.findall(r"\d+\.\d+", value):
-        assert number in " ".join(comment(flagfile))
+    for number in TABLE[flagfile.stem]:
+        assert number.value in " ".join(comment(flagfile))
 
 
 def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
@@ -82,10 +84,11 @@ def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
 def test_is_tested_where_it_was_trained(flagfile):
     if is_reptile(flagfile):
         return  # one command trains and tests
-    (k5,) = re.findall(r"k5='(.*)'", SCRIPT.read_text(encoding="utf-8"))
-    more = TABLE[flagfile.stem][1].replace("$k5", k5).split()
-    config = parse(flagfile, "--train=False", "--test_set=True", *more)
-    assert config.folder == parse(flagfile).folder
+    for number in TABLE[flagfile.stem]:
+        more = "--train=False", "--test_set=True", *number.test_flags.split()
+        config = parse(flagfile, *more)
+        assert config.folder == parse(flagfile).folder
+        assert str(config.shots) == number.shots
 
 
 def test_explains_itself_without_arguments():
@@ -106,6 +109,8 @@ def test_lists_every_number():
     [
         ("omniglot", "No experiment is named omniglot"),
         ("omniglot_5way_1shot_siamese_nets", "nothing to run"),
+        ("--budget=soon", "--budget: expected a time such as 30m"),
+        ("--seed=1", "Expected the name of an experiment"),
     ],
 )
 def test_refuses_what_it_cannot_run(name, message):
@@ -113,3 +118,43 @@ def test_refuses_what_it_cannot_run(name, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert not result.stdout
+
+
+def fake_calls(monkeypatch, fails=()):
+    """Stands in for training and testing, and returns what was called."""
+    called = []
+
+    def call(module, flagfile, flags, budget=None):
+        name = flagfile.split("/")[1].removesuffix(".flags")
+        called.append((name, [f for f in flags if "folder" not in f], budget))
+        if name in fails:
+            raise subprocess.CalledProcessError(1, module)
+
+    monkeypatch.setattr(run, "_call", call)
+    return called
+
+
+def test_runs_several_and_lists_those_that_fail(monkeypatch, capsys, tmp_path):
+    called = fake_calls(monkeypatch, fails=["omniglot_5way_1shot"])
+    names = ["omniglot_5way_1shot", "reptile_g1", "omniglot_20way_1shot"]
+    where = f"--logdir={tmp_path}", "--seed=3"
+    assert run.main([*names, *where]) == 1
+    assert [name for name, *_ in called] == [
+        "omniglot_5way_1shot",
+        "reptile_g1",
+        *2 * ["omniglot_20way_1shot"],  # training and test
+    ]
+    assert all("--seed=3" in flags for _, flags, _ in called)
+    assert capsys.readouterr().err.endswith("Failed: omniglot_5way_1shot\n")
+
+
+def test_a_budget_is_for_training(monkeypatch, tmp_path):
+    called = fake_calls(monkeypatch)
+    run.main(["sinusoid_maml", "--budget=2m", f"--logdir={tmp_path}"])
+    assert [budget for *_, budget in called] == [120, None, None]
+
+
+def test_other_seeds_have_folders_of_their_own():
+    flags, folder = run._placed("reptile_g1", "reptile/x", ["--seed=2"])
+    assert flags == ["--seed=2", "--checkpoint=logs/reptile_g1_seed2"]
+    assert folder == ROOT / "logs" / "reptile_g1_seed2"

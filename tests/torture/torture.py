@@ -137,7 +137,7 @@ def result(folder):
             shown = found.setdefault(str(pathlib.Path(name).parent), {})
             for tag, point in scalars(path):
                 shown.setdefault(tag, []).append(point)
-        elif path.suffix == ".csv":
+        elif path.suffix == ".csv" and path.stem != "seconds":
             found[name] = path.read_bytes()
     return found
 

@@ -1,0 +1,107 @@
+"""Takes the records of tests into results/records, beside the paper's values.
+
+A record is what `maml-tf` and `reptile-tf` write beside a test's CSV file.
+"""
+
+import pathlib
+
+import published
+
+from maml_tf import records
+from maml_tf.config import Config
+from maml_tf.reptile_config import ReptileConfig
+
+FREE = {
+    "seed",
+    "meta_iterations",
+    "pretrain_iterations",
+    "train_shots",
+    "train_inner_lr",
+    "num_queries",
+}
+
+
+def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
+    """Takes the records that an experiment's folder got since a time.
+
+    Returns:
+      The files' names in results/records.
+    """
+    found = [
+        *folder.glob("**/test_*.json"),
+        *folder.glob("**/evaluation*.json"),
+    ]
+    taken = []
+    for path in sorted(found):
+        if path.stat().st_mtime >= since:
+            part = path.parent.parent.name if name == "quickstart" else ""
+            taken.append(collected(name, records.read(path), part))
+    return taken
+
+
+def collected(name: str, record: dict, part: str = "") -> str:
+    """Writes one record with the paper's values, and returns its file's name.
+
+    Added are `experiment`, `part` (of the quickstart: its baseline), `paper`
+    (the values by step), `published_iterations` and `deviations`.
+    """
+    rows = published.by_name()[name]
+    flagfile = rows[0].flagfile
+    whole = {
+        "experiment": name,
+        "part": part,
+        "paper": {
+            row.step: [row.value, row.ci95]
+            for row in rows
+            if row.value and int(row.shots) == record["shots"]
+            if part != "pretrained"
+        },
+        "published_iterations": published.published_iterations(name, flagfile),
+        "deviations": deviations(flagfile, record),
+        **record,
+    }
+    words = [name, part, f"{record['shots']}shot", f"seed{record['seed']}"]
+    words.append(str(record["iterations"]))
+    if whole["deviations"]:
+        words.append(f"{len(whole['deviations'])}deviations")
+    file = ".".join(word for word in words if word) + ".json"
+    published.RECORDS.mkdir(parents=True, exist_ok=True)
+    records.write(published.RECORDS / file, whole)
+    return file
+
+
+def deviations(flagfile: str, record: dict) -> list[str]:
+    """Returns in what training and test were not the flagfile's, in words."""
+    reptile = flagfile.startswith("reptile")
+    kind = ReptileConfig if reptile else Config
+    given, fields = published.flags_of(flagfile), kind.__dataclass_fields__
+    found = []
+    for field, value in (record["settings"] or {}).items():
+        if field in FREE or field not in fields:
+            continue
+        flag = kind.flag_name(field)
+        default = fields[field].default
+        expected = _like(default, given[flag]) if flag in given else default
+        if value != expected:
+            found.append(f"--{flag}={value}, not {expected}")
+    standard = {
+        "classes": "test",
+        "tasks": int(given.get("eval_samples", 10_000)) if reptile else 600,
+        "test_rotations": not reptile,
+        "label_permutations": 1,
+        **({} if reptile else {"norm_statistics": "queries"}),
+    }
+    for fact, expected in standard.items():
+        value = record.get(fact)
+        if value is not None and value != expected:
+            found.append(f"{fact}: {value}, not {expected}")
+    return found
+
+
+def _like(default, text):
+    """Returns a flag's text as a value of the default's kind."""
+    if isinstance(default, bool):
+        return text == "True"
+    if isinstance(default, (int, float)):
+        return type(default)(float(text))
+    return int(text) if default is None and text.isdigit() else text

@@ -1,0 +1,204 @@
+"""Figures of the report, drawn from records and from tables of training."""
+
+import pathlib
+
+import numpy as np
+
+from maml_tf import plots
+
+COMBINATIONS = {
+    "reptile_g1": "g₁",
+    "reptile_half_g1_g2": "½ (g₁ + g₂)",
+    "reptile_g2": "g₂",
+    "reptile_g1_g2": "g₁ + g₂",
+    "reptile_g1_g2_g3": "g₁ + g₂ + g₃",
+    "reptile_fourth_g1_g2_g3_g4": "¼ (g₁ + … + g₄)",
+    "reptile_g4": "g₄",
+    "reptile_g1_g2_g3_g4": "g₁ + … + g₄",
+}
+SINUSOIDS = {
+    "sinusoid_maml": "MAML, α = 0.01",
+    "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
+    "sinusoid_pretrained": "pretrained, α = 0.01",
+    "sinusoid_oracle": "oracle",
+}
+PANELS = {
+    "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
+    "sinusoid_pretrained": "pretrained",
+}
+WINDOW = 80
+LIMIT = 3.5
+
+
+def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
+    """Draws what the records allow into results/figures.
+
+    Args:
+      chosen: the records of the report, see `report.chosen`.
+      results: the folder.
+
+    Returns:
+      File names and captions.
+    """
+    folder = results / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for name, caption, figure in _figures(chosen, results):
+        if figure(str(folder / name)):
+            drawn.append((name, caption))
+    return drawn
+
+
+def _figures(chosen, results):
+    """Yields file name, caption, and what draws it and tells whether it did."""
+    for shots in (5, 10):
+        yield (
+            f"sinusoid_{shots}shot.png",
+            f"Sinusoid, {shots}-shot test: mean squared error over gradient "
+            "steps, mean of seeds, with the 95 % interval over 600 tasks"
+            + (", and the paper's values (Table 2)" if shots == 5 else "")
+            + ". Figures 3 and 6 of the MAML paper. Curves that diverge are "
+            "cut where they leave the axes.",
+            lambda path, k=shots: _sinusoid_curves(chosen, k, path),
+        )
+        yield (
+            f"sinusoid_fits_{shots}shot.png",
+            f"Sinusoid, one task fitted to {shots} points. Figure 2 of the "
+            "MAML paper.",
+            lambda path, k=shots: _fits(chosen, k, path),
+        )
+    yield (
+        "omniglot_iterations.png",
+        "Omniglot 5-way 1-shot: accuracy on one meta-batch of validation "
+        "tasks after 1 step, mean of 5 scores.",
+        lambda path: _training(chosen, results, path, "iterations"),
+    )
+    yield (
+        "omniglot_hours.png",
+        "The same against wall time, where it was recorded; iterations are "
+        "taken to last equally long.",
+        lambda path: _training(chosen, results, path, "hours"),
+    )
+    yield (
+        "reptile_combinations.png",
+        f"Reptile's inner gradients: test accuracy, mean of {WINDOW} scored "
+        "tasks. Figure 3 of the Reptile paper, which trains for 40,000 "
+        "meta-iterations.",
+        lambda path: _combinations(chosen, results, path),
+    )
+    yield (
+        "reptile_omniglot.png",
+        "Reptile on Omniglot 5-way 1-shot, mean of 50 scored tasks.",
+        lambda path: _reptile(chosen, results, path),
+    )
+
+
+def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean over seeds and a half width, `[U + 1]` each.
+
+    All seeds are tested on the same tasks. The deviation of a mean is at most
+    the mean of deviations: so the mean of half widths bounds the true one.
+    """
+    mean, half = (
+        np.mean([np.array(r[key], float) for r in found], 0)
+        for key in ("mean", "ci95")
+    )
+    return mean, half
+
+
+def _inside(mean, half, limit=LIMIT):
+    """Returns a curve up to where it leaves the axes."""
+    outside = np.maximum.accumulate(~(mean + half < limit))
+    return np.where(outside, np.nan, mean), np.where(outside, np.nan, half)
+
+
+def _of(chosen, name, **facts):
+    return [
+        r
+        for r in chosen
+        if r["experiment"] == name
+        and all(r.get(key) == value for key, value in facts.items())
+    ]
+
+
+def _sinusoid_curves(chosen, shots, path):
+    curves, paper = {}, {}
+    for name, label in SINUSOIDS.items():
+        if found := _of(chosen, name, shots=shots):
+            curves[label] = _inside(*curve(found))
+            values = {
+                int(u): float(v) for u, (v, _) in found[0]["paper"].items()
+            }
+            if values:
+                paper[f"{label.split(',')[0]}, paper"] = values
+    if curves:
+        metric = f"mean squared error, K = {shots}"
+        plots.plot_curves(curves, path, metric, points=paper, limits=(0, LIMIT))
+    return bool(curves)
+
+
+def _fits(chosen, shots, path):
+    panels = {
+        f"{title}, K = {shots}": found[0]["panel"]
+        for name, title in PANELS.items()
+        if (found := _of(chosen, name, shots=shots)) and "panel" in found[0]
+    }
+    if panels:
+        plots.plot_sinusoids(panels, path)
+    return bool(panels)
+
+
+def _table(record, results):
+    return np.genfromtxt(results / record["curve"], delimiter=",", names=True)
+
+
+def _smooth(values, window):
+    return np.convolve(values, np.ones(window) / window, "valid")
+
+
+def _training(chosen, results, path, unit):
+    curves = {}
+    names = {
+        "omniglot_5way_1shot": "MAML",
+        "omniglot_5way_1shot_first_order": "first-order MAML",
+    }
+    for name, label in names.items():
+        for record in _of(chosen, name):
+            if "curve" not in record or not record["seconds"]:
+                continue
+            rows = _table(record, results)
+            share = rows["iteration"][4:] / record["iterations"]
+            total = record["seconds"] / 3600
+            x = rows["iteration"][4:] if unit == "iterations" else share * total
+            curves[label] = x, 100 * _smooth(rows["accuracy_1"], 5)
+    if curves:
+        axis = "meta-iterations" if unit == "iterations" else "hours"
+        plots.plot_training(curves, path, "validation accuracy, %", axis)
+    return bool(curves)
+
+
+def _combinations(chosen, results, path):
+    curves = {}
+    for name, label in COMBINATIONS.items():
+        for record in _of(chosen, name):
+            rows = _table(record, results)
+            curves[label] = (
+                rows["iteration"][WINDOW - 1 :],
+                100 * _smooth(rows["test"], WINDOW),
+            )
+    if curves:
+        plots.plot_training(curves, path, "test accuracy, %")
+    return bool(curves)
+
+
+def _reptile(chosen, results, path):
+    curves = {}
+    for record in _of(chosen, "reptile_omniglot_5way_1shot_transductive"):
+        if "curve" in record:
+            rows = _table(record, results)
+            for part in ("train", "test"):
+                x = rows["iteration"][49:]
+                curves[f"{part} classes"] = x, 100 * _smooth(rows[part], 50)
+    if curves:
+        plots.plot_training(curves, path, "accuracy, %")
+    return bool(curves)

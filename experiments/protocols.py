@@ -1,0 +1,104 @@
+"""What each choice of an evaluation is worth, on one trained Omniglot model."""
+
+import dataclasses
+import json
+
+import numpy as np
+import published
+from absl import flags
+
+from maml_tf import checkpoints, comparison, evaluation, main, train
+
+NAME = "omniglot_5way_1shot"
+WHERE = published.ROOT / "results" / "protocols.json"
+CHOICES = {
+    "15 queries a class": {"num_queries": 15},
+    "statistics of the support set and one query": {
+        "norm_statistics": "support_and_query"
+    },
+    "statistics of the support set": {"norm_statistics": "support"},
+    "characters not turned": {"test_rotations": False},
+    "mean over 5 orders of labels": {"label_permutations": 5},
+    "validation classes": {"test_set": False},
+    "the best checkpoint on validation classes": {"select": "validation"},
+    "10,000 tasks": {"test_tasks": 10_000},
+}
+OTHER_TASKS = {"test_tasks", "num_queries", "test_set"}
+
+
+def show(given: list[str]) -> None:
+    """Scores the trained model in each way, prints and keeps a table.
+
+    Raises:
+      checkpoints.CheckpointError: if there is none; says how to train one.
+    """
+    config = _config(given)
+    found = checkpoints.latest(config.folder)
+    if found is None:
+        raise checkpoints.CheckpointError(
+            f"{config.folder}: expected a trained model, found none. Train "
+            f"one: ./run_experiments.sh {NAME} --budget=30m --data_dir=DIR"
+        )
+    base = _scores(config)
+    rows = [_row("as published (MAML)", base, None)]
+    print(_line(rows[0]), flush=True)
+    for words, changes in CHOICES.items():
+        scores = _scores(dataclasses.replace(config, **changes))
+        rows.append(_row(words, scores, base, not OTHER_TASKS & {*changes}))
+        print(_line(rows[-1]), flush=True)
+        _keep(found, config, rows)
+    print(f"Written: {WHERE.relative_to(published.ROOT)}")
+
+
+def _keep(checkpoint, config, rows):
+    """Writes what is known so far."""
+    facts = {
+        "experiment": NAME,
+        "iterations": checkpoint.iteration,
+        "seed": config.seed,
+        "rows": rows,
+    }
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    WHERE.write_text(text + "\n", encoding="utf-8")
+
+
+def _config(given):
+    flagfile = published.by_name()[NAME][0].flagfile
+    path = published.ROOT / "flags" / flagfile
+    only = ["--train=False", "--test_set=True"]
+    rest = main.parse(["maml-tf", f"--flagfile={path}", *only, *given])
+    if len(rest) > 1:
+        raise ValueError(f"expected flags only, got {rest[1]!r}.")
+    return main.config_from_flags(flags.FLAGS)
+
+
+def _scores(config):
+    """Returns the accuracy of each task after the paper's inner step, in %."""
+    step = int(published.by_name()[NAME][0].step)
+    learner = train.load_learner(config)
+    return 100 * train.score(config, learner).values[:, step]
+
+
+def _row(words, scores, base, is_paired=False):
+    """Returns one line of the table as facts."""
+    mean = float(scores.mean())
+    half = float(evaluation.half_width(scores))
+    difference = [None, None]
+    if is_paired:
+        difference = [float(v) for v in comparison.paired(scores, base)]
+    elif base is not None:
+        apart = np.hypot(half, evaluation.half_width(base))
+        difference = [mean - float(base.mean()), float(apart)]
+    return {
+        "choice": words,
+        "mean": mean,
+        "ci95": half,
+        "difference": difference[0],
+        "difference_ci95": difference[1],
+        "paired": is_paired,
+        "tasks": len(scores),
+    }
+
+
+def _line(row):
+    return "{:<44}{:>7}{:>18}  {}".format(*published.cells(row)).rstrip()

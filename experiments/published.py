@@ -1,0 +1,115 @@
+"""The published numbers, and what is known about ours. Standard library."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TABLE = ROOT / "experiments" / "published.csv"
+RECORDS = ROOT / "results" / "records"
+ITERATIONS = ("metatrain_iterations", "pretrain_iterations", "meta_iters")
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """One number of a paper: a line of published.csv.
+
+    Attributes:
+      name: of the experiment; several numbers may share it.
+      source: paper, and table or figure.
+      value: as printed, or "" where the paper draws a curve.
+      ci95: half width of the paper's interval, or "".
+      unit: "%" (accuracy) or "MSE".
+      step: the inner step at which it is measured.
+      shots: K of the test.
+      flagfile: in flags/, or "" for another method's number.
+      test_flags: flags of the test alone.
+      data: none, omniglot or miniimagenet.
+      hours: of training and test on two cores, or "" if not measured.
+      gpu_hours: on one GPU, likewise.
+      note: how it differs from the paper by intent, or "".
+    """
+
+    name: str
+    source: str
+    value: str
+    ci95: str
+    unit: str
+    step: str
+    shots: str
+    flagfile: str
+    test_flags: str
+    data: str
+    hours: str
+    gpu_hours: str
+    note: str
+
+    @property
+    def paper(self) -> str:
+        """The paper's value in words."""
+        if not self.value:
+            return ""
+        interval = f" ± {self.ci95}" if self.ci95 else ""
+        return f"{self.value}{interval}{' %' * (self.unit == '%')}"
+
+
+def numbers() -> list[Number]:
+    """Returns all of them."""
+    with open(TABLE, newline="", encoding="utf-8") as file:
+        return [Number(**row) for row in csv.DictReader(file)]
+
+
+def by_name() -> dict[str, list[Number]]:
+    """Returns them by experiment."""
+    found: dict[str, list[Number]] = {}
+    for number in numbers():
+        found.setdefault(number.name, []).append(number)
+    return found
+
+
+def flags_of(flagfile: str) -> dict[str, str]:
+    """Returns a flagfile's flags by name; one without a value is "True"."""
+    lines = (ROOT / "flags" / flagfile).read_text(encoding="utf-8").split("\n")
+    given = [line[2:].partition("=") for line in lines if line[:2] == "--"]
+    return {name: value or "True" for name, _, value in given}
+
+
+def iterations(flagfile: str) -> int:
+    """Returns how many iterations the flagfile trains for."""
+    flags = flags_of(flagfile)
+    return sum(int(flags.get(name, 0)) for name in ITERATIONS)
+
+
+def published_iterations(name: str, flagfile: str) -> int:
+    """Returns how many the original does; the quickstart is a short one."""
+    return 70_000 if name == "quickstart" else iterations(flagfile)
+
+
+def records(folder: pathlib.Path = RECORDS) -> list[dict]:
+    """Returns what was measured, see `collect.collected`."""
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def status(name: str, found: list[dict]) -> str:
+    """Returns measured, partly or not run, of the records found."""
+    own = [r for r in found if r["experiment"] == name]
+    if not own:
+        return "not run"
+    share = max((r["iterations"] or 0) / r["published_iterations"] for r in own)
+    return "measured" if share >= 1 else f"partly ({share:.0%})"
+
+
+def cells(row: dict) -> list[str]:
+    """Returns a row of protocols.json in words: choice to difference."""
+    difference = ""
+    if row["difference"] is not None:
+        how = "paired" if row["paired"] else "other tasks"
+        difference = (
+            f"{row['difference']:+.2f} ± {row['difference_ci95']:.2f} ({how})"
+        )
+    score = f"{row['mean']:.2f} ± {row['ci95']:.2f} %"
+    return [row["choice"], f"{row['tasks']:,}", score, difference]

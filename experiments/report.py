@@ -1,0 +1,329 @@
+"""Builds results/report.md and results/report.html from result files only."""
+
+import base64
+import html
+import json
+import pathlib
+
+import figures
+import numpy as np
+import published
+
+RULES = """
+Every row is from records, the JSON files in `results/records`; each says how
+to repeat it: `./run_experiments.sh NAME --seed=SEED`, at its commit.
+
+* ± is the 95 % interval over tasks of one trained network. Of several seeds
+  the mean is given, with the mean of their half widths, which is at least the
+  half width of that mean, as all are tested on the same tasks.
+* *Intervals overlap*, *below* and *above* compare ours with the paper's. Where
+  the paper gives no interval its value counts as a point. Of a mean squared
+  error less is better.
+* *Not comparable*: the test was another one, or ours is worse after fewer
+  iterations than the paper's. After fewer iterations and not worse, the
+  verdict stands.
+* Whatever differs from the published command is named.
+"""
+BATCH_NORM = {
+    "queries": "all queries (transductive)",
+    "support_and_query": "support and one query",
+    "support": "support",
+    None: "none",
+}
+
+
+def build(results: pathlib.Path) -> None:
+    """Writes figures, report.md and report.html into a results folder."""
+    records = published.records(results / "records")
+    used = chosen(records)
+    drawn = figures.draw(used, results)
+    sections = list(
+        _sections(records, used, _protocols(results / "protocols.json"))
+    )
+    lines = ["# Paper and measured", RULES.strip(), ""]
+    for title, header, rows in sections:
+        lines += [f"## {title}", "", *_markdown([header, *rows]), ""]
+    lines += ["## Figures", ""]
+    for name, caption in drawn:
+        lines += [f"![{caption}](figures/{name})", "", caption, ""]
+    text = "\n".join(lines).rstrip() + "\n"
+    (results / "report.md").write_text(text, encoding="utf-8")
+    page = _html(sections, drawn, results / "figures")
+    (results / "report.html").write_text(page, encoding="utf-8")
+    print(f"Written: {results}/report.md, {results}/report.html")
+
+
+def chosen(records: list[dict]) -> list[dict]:
+    """Returns the longest trainings of each experiment, test and seed.
+
+    Of equally long ones those with the fewest deviations; other seeds count
+    if they were trained as long as the longest.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        key = record["experiment"], record["part"], record["shots"]
+        groups.setdefault(key, []).append(record)
+    return [r for group in groups.values() for r in _longest(group)]
+
+
+def _longest(group):
+    most = max(r["iterations"] or 0 for r in group)
+    group = [r for r in group if (r["iterations"] or 0) == most]
+    fewest = min(len(r["deviations"]) for r in group)
+    return [r for r in group if len(r["deviations"]) == fewest]
+
+
+def _protocols(path):
+    """Returns title, header and rows of what choices are worth, if known."""
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    title = (
+        f"What each choice of the test is worth: {facts['experiment']}, seed "
+        f"{facts['seed']}, after {facts['iterations']:,} iterations"
+    )
+    rows = [published.cells(row) for row in facts["rows"]]
+    return title, ["test", "tasks", "accuracy", "difference"], rows
+
+
+def _sections(records, used, results):
+    """Yields title, header and rows of each table."""
+    numbers = [n for n in published.numbers() if n.flagfile]
+    ran = {r["experiment"] for r in records}
+    yield (
+        "Numbers",
+        NUMBERS,
+        [
+            row
+            for number in numbers
+            if number.name in ran
+            for row in _number(number, used)
+        ],
+    )
+    yield "How they were measured", MEASURED, list(map(_measured, used))
+    if results is not None:
+        yield results
+    rest = [r for r in records if r not in used]
+    yield "Shorter trainings and other tests", REST, list(map(_short, rest))
+    yield "Not run", NOT_RUN, list(_not_run(numbers, ran))
+
+
+NUMBERS = [
+    "experiment",
+    "source",
+    "paper",
+    "ours",
+    "verdict",
+    "iterations",
+    "deviations",
+]
+MEASURED = [
+    "experiment",
+    "seed",
+    "tasks",
+    "queries a class",
+    "statistics of batch norm",
+    "checkpoint",
+    "commit",
+    "wall time",
+    "machine",
+]
+REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
+NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
+
+
+def _number(number, used):
+    found = [
+        r
+        for r in used
+        if r["experiment"] == number.name
+        and r["shots"] == int(number.shots)
+        and r["part"] != "pretrained"
+    ]
+    if not found:
+        return
+    mean, half = ours(found, int(number.step))
+    words = [number.note, *found[0]["deviations"]]
+    done, all_ = found[0]["iterations"], found[0]["published_iterations"]
+    where = f"{number.name}, {number.shots}-shot" * (number.unit == "MSE")
+    seeds = f" ({len(found)} seeds)" * (len(found) > 1)
+    yield [
+        f"{where or number.name}, {number.step} steps",
+        number.source or "-",
+        number.paper or "-",
+        _interval(mean, half, number.unit) + seeds,
+        verdict(number, mean, half, found),
+        f"{done:,} of {all_:,}",
+        "; ".join(word for word in words if word) or "none",
+    ]
+
+
+def ours(found: list[dict], step: int) -> tuple[float, float]:
+    """Returns the mean at an inner step, and its half width."""
+    mean, half = figures.curve(found)
+    at = 0 if "steps" in found[0] else step
+    scale = 100 if found[0]["metric"] == "accuracy" else 1
+    return scale * mean[at], scale * half[at]
+
+
+def verdict(number, mean, half, found) -> str:
+    """Returns how ours stands to the paper's, in words.
+
+    Args:
+      number: a `published.Number`.
+      mean: ours.
+      half: the half width of our interval.
+      found: the records that it is the mean of.
+    """
+    if not number.value:
+        return "no value printed"
+    if not np.isfinite(mean + half):
+        count = ", ".join(str(r["diverged"]) for r in found)
+        return (
+            "not comparable, because the inner loop diverges on "
+            f"{count} of {found[0]['tasks']} tasks"
+        )
+    difference = mean - float(number.value)
+    apart = abs(difference) > half + float(number.ci95 or 0)
+    relation = "intervals overlap"
+    if apart:
+        relation = "above" if difference > 0 else "below"
+    worse = apart and (difference > 0) == (number.unit == "MSE")
+    reasons = [d for d in found[0]["deviations"] if not d.startswith("tasks")]
+    share = (found[0]["iterations"] or 0) / found[0]["published_iterations"]
+    if share < 1 and worse:
+        reasons.append(f"{share:.0%} of the iterations were done")
+    if reasons:
+        return f"not comparable, because {'; '.join(reasons)} ({relation})"
+    return relation
+
+
+def _interval(mean, half, unit):
+    if not np.isfinite(mean + half):
+        return "diverges"
+    if unit == "MSE":
+        digits = 2 if mean >= 0.01 else 4
+        large = mean >= 1000
+        number = f"{mean:.2g}" if large else f"{mean:.{digits}f}"
+        width = f"{half:.2g}" if large else f"{half:.{digits}f}"
+        return f"{number} ± {width}"
+    return f"{mean:.2f} ± {half:.2f} %"
+
+
+def _measured(record):
+    selected = "the latest"
+    if record["selected"] != "latest":
+        selected = f"chosen by {record['selected']}"
+    part = f", {record['part']}" if record["part"] else ""
+    return [
+        f"{record['experiment']}{part}, {record['shots']}-shot",
+        _known(record["seed"]),
+        f"{record['tasks']:,}",
+        str(record["queries"]),
+        BATCH_NORM[record["norm_statistics"]],
+        f"after {record['iterations']:,}, {selected}",
+        _known(record["commit"]),
+        _time(record["seconds"]),
+        _known(record["machine"]),
+    ]
+
+
+def _known(fact):
+    return "not recorded" if fact is None else str(fact)
+
+
+def _time(seconds):
+    if seconds is None:
+        return "not recorded"
+    minutes = round(seconds / 60)
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _short(record):
+    step = len(record["mean"]) - 1
+    unit = "%" if record["metric"] == "accuracy" else "MSE"
+    mean, half = ours([record], step)
+    return [
+        record["experiment"],
+        _known(record["seed"]),
+        f"{record['iterations']:,} of {record['published_iterations']:,}",
+        str(record["steps"][0] if "steps" in record else step),
+        _interval(mean, half, unit),
+        "; ".join(record["deviations"]) or "none",
+    ]
+
+
+def _not_run(numbers, ran):
+    for number in numbers:
+        if number.name not in ran:
+            more = "" if number.data == "none" else " --data_dir=DIR"
+            yield [
+                number.name,
+                number.source,
+                number.paper or "a curve",
+                f"data: {number.data}" if more else "nothing",
+                number.hours or "not measured",
+                f"`./run_experiments.sh {number.name}{more}`",
+            ]
+
+
+def _markdown(table):
+    header, *rows = table
+    for row in (header, ["---"] * len(header), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 75em; margin: 2em auto;
+  padding: 0 1em; color: #222; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; }
+th, td { border-bottom: 1px solid #ddd; padding: 4px 10px; text-align: left;
+  vertical-align: top; }
+th { background: #f4f4f4; }
+img { max-width: 100%; }
+figure { margin: 2em 0; max-width: 60em; }
+"""
+
+
+def _html(sections, drawn, folder):
+    """Returns one page that needs no other file."""
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
+        f"<title>Paper and measured</title><style>{STYLE}</style></head>",
+        "<body><h1>Paper and measured</h1>",
+        *_prose(RULES),
+    ]
+    for title, header, rows in sections:
+        parts.append(f"<h2>{title}</h2><div><table>")
+        parts += [_row(header, "th"), *(_row(row, "td") for row in rows)]
+        parts.append("</table></div>")
+    parts.append("<h2>Figures</h2>")
+    for name, caption in drawn:
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        text = html.escape(caption)
+        parts.append(
+            f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{text}</figcaption></figure>"
+        )
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _prose(text):
+    """Yields the paragraphs of the rules, and their list."""
+    first, *points = text.strip().split("\n* ")
+    yield f"<p>{html.escape(first.strip())}</p><ul>"
+    for point in points:
+        yield f"<li>{html.escape(point)}</li>"
+    yield "</ul>"
+
+
+def _row(cells, kind):
+    inner = "".join(
+        f"<{kind}>{html.escape(cell).replace('`', '')}</{kind}>"
+        for cell in cells
+    )
+    return f"<tr>{inner}</tr>"

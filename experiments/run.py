@@ -1,0 +1,251 @@
+"""The published numbers of MAML and Reptile, by name.
+
+  ./run_experiments.sh quickstart report   meta-trains on sinusoids, in minutes,
+                                           and makes results/report.html
+  ./run_experiments.sh list                every number, and the state of ours
+  ./run_experiments.sh NAME… [FLAGS]       trains, tests, keeps the result; an
+                                           interrupted run goes on
+  ./run_experiments.sh NAME… --budget=30m  trains each so long at most (h, m, s)
+  ./run_experiments.sh report              results/report.md and report.html,
+                                           from the results on disk
+  ./run_experiments.sh protocols [FLAGS]   what each choice of a test is worth,
+                                           on the trained omniglot_5way_1shot
+
+FLAGS go to training and test alike: --data_dir=DIR, --seed=1, ...
+Runs are in logs/NAME, results in results/records. Paths are relative to this
+folder. The first run installs the package into .venv, made from python3, or
+with PYTHON=python3.12 from that; a GPU also needs
+.venv/bin/pip install -e .[gpu].
+"""
+
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import published
+
+MODULES = {
+    "regression": "maml_tf.main",
+    "classification": "maml_tf.main",
+    "reptile": "maml_tf.main_reptile",
+}
+VERBS = ("list", "report", "protocols")
+STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+class Refusal(Exception):
+    """What was asked for makes no sense."""
+
+
+def parse(arguments: list[str]) -> tuple[list[str], list[str], float | None]:
+    """Returns names and verbs, flags, and the budget in seconds.
+
+    Raises:
+      Refusal: if there is no such name, or nothing to run for it.
+    """
+    words = [a for a in arguments if not a.startswith("-")]
+    flags = [a for a in arguments if a.startswith("-")]
+    budgets = [f for f in flags if f.split("=")[0] == "--budget"]
+    flags = [f for f in flags if f not in budgets]
+    known = published.by_name()
+    for word in words:
+        if word not in VERBS:
+            _require_known(word, known)
+    return words, flags, _seconds(budgets[-1]) if budgets else None
+
+
+def _require_known(name, known):
+    if name not in known:
+        raise Refusal(
+            f"No experiment is named {name}; ./run_experiments.sh list names "
+            "them."
+        )
+    number = known[name][0]
+    if not number.flagfile:
+        raise Refusal(
+            f"{name} is another method's number ({number.source}: "
+            f"{number.paper}): nothing to run."
+        )
+
+
+def _seconds(flag):
+    match = re.fullmatch(r"--budget=(\d+(?:\.\d+)?)([hms])", flag)
+    if not match or not float(match[1]):
+        raise Refusal(
+            "--budget: expected a time such as 30m, 2h or 90s, got "
+            f"{flag.partition('=')[2]!r}."
+        )
+    return float(match[1]) * {"h": 3600, "m": 60, "s": 1}[match[2]]
+
+
+def show_list() -> None:
+    """Prints every published number, its needs and the state of ours."""
+    found = published.records()
+    line = "{:<41} {:<13} {:>13} {:>5} {:>5}  {:<14} {}"
+    print(
+        line.format(
+            "NAME", "DATA", "PAPER", "HOURS", "GPU", "STATUS", "SOURCE"
+        ).rstrip()
+    )
+    for number in published.numbers():
+        ours = published.status(number.name, found)
+        where = f", K = {number.shots}" * (number.unit == "MSE")
+        after = f" after {number.step} steps" * bool(number.step)
+        cells = (
+            number.name,
+            number.data or "quoted",
+            number.paper or "curve",
+            number.hours or "?",
+            number.gpu_hours or "?",
+            ours if number.flagfile else "-",
+            f"{number.source or 'not in the paper'}{where}{after}",
+        )
+        print(line.format(*cells))
+    print(NOTES)
+
+
+NOTES = """
+DATA   none          sinusoids: they are generated
+       omniglot      found in --data_dir, or downloaded
+       miniimagenet  bring it, in --data_dir
+       quoted        another method's number, nothing to run
+PAPER  curve         the paper draws it and prints no value
+HOURS  on two cores and on one GPU, measured, or iterations times the time of
+       one in docs/performance.md; ? was not measured
+STATUS from results/records: iterations done of those published"""
+
+
+def run(name: str, flags: list[str], budget: float | None) -> None:
+    """Trains and tests one experiment, and keeps its results.
+
+    Raises:
+      subprocess.CalledProcessError: if a program fails.
+    """
+    import collect
+
+    rows = published.by_name()[name]
+    flagfile = rows[0].flagfile
+    flags, folder = _placed(name, flagfile, flags)
+    began = time.time()
+    if name == "quickstart":
+        _call("maml_tf.main_quickstart", flagfile, flags)
+    else:
+        _train_and_test(rows, flagfile, flags, budget)
+        print(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
+    for file in collect.collect(name, folder, began):
+        print(f"Result: results/records/{file}")
+
+
+def _values(rows):
+    printed = [row for row in rows if row.value]
+    if not printed:
+        return rows[0].note or "a curve, no value is printed"
+    values = ", ".join(row.paper for row in printed)
+    steps = ", ".join(row.step for row in printed)
+    return f"{values} after {steps} steps"
+
+
+def _placed(name, flagfile, flags):
+    """Returns flags with a folder of its own for each seed, and the folder."""
+    key = "checkpoint" if flagfile.startswith("reptile") else "logdir"
+    given = {}
+    for flag in flags:
+        word, _, value = flag.lstrip("-").partition("=")
+        given[word] = value
+    if key in given:
+        return flags, pathlib.Path(given[key])
+    seed = given.get("seed", "0")
+    folder = f"logs/{name}" + (f"_seed{seed}" if seed != "0" else "")
+    return [*flags, f"--{key}={folder}"], published.ROOT / folder
+
+
+def _train_and_test(rows, flagfile, flags, budget):
+    module = MODULES[flagfile.split("/")[0]]
+    if module == "maml_tf.main_reptile":
+        if _call(module, flagfile, flags, budget):
+            _call(module, flagfile, [*flags, "--pretrained"])
+        return
+    _call(module, flagfile, flags, budget)
+    tests = dict.fromkeys(row.test_flags for row in rows)
+    for test in tests:
+        only = ["--train=False", "--test_set=True", *test.split()]
+        _call(module, flagfile, [*only, *flags])
+
+
+def _call(module, flagfile, flags, budget=None):
+    """Runs a program; at the end of a budget it is asked to save and end.
+
+    Returns:
+      Whether the budget ended it.
+    """
+    command = [sys.executable, "-m", module, f"--flagfile=flags/{flagfile}"]
+    process = subprocess.Popen([*command, *flags], cwd=published.ROOT)
+    asked = False
+    try:
+        process.wait(budget)
+    except subprocess.TimeoutExpired:
+        asked = True
+        process.terminate()
+        process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # It had the signal too, and saves.
+        raise
+    stopped = asked and process.returncode in STOPPED
+    if process.returncode and not stopped:
+        raise subprocess.CalledProcessError(process.returncode, module)
+    if stopped:
+        print(f"The budget of {budget:.0f} s is spent.", flush=True)
+    return stopped
+
+
+def main(arguments: list[str]) -> int:
+    """Does what the words say, one after another; returns the status."""
+    if not arguments or {"help", "-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        return 0
+    check_only = arguments[0] == "--check"
+    try:
+        words, flags, budget = parse(arguments[check_only:])
+        if not words:
+            raise Refusal("Expected the name of an experiment.")
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    if check_only:
+        return 0
+    failed = [w for w in words if _failed(w, flags, budget)]
+    if failed:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _failed(word, flags, budget):
+    try:
+        if word == "list":
+            show_list()
+        elif word == "report":
+            import report
+
+            report.build(published.ROOT / "results")
+        elif word == "protocols":
+            import protocols
+
+            protocols.show(flags)
+        else:
+            run(word, flags, budget)
+    except subprocess.CalledProcessError:
+        return True  # The program has said what is wrong.
+    except (ValueError, OSError) as error:
+        print(f"{word}: {error}", file=sys.stderr)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

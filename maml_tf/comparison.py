@@ -1,0 +1,219 @@
+"""Two trained runs on the same tasks: how much one does better."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from maml_tf import (
+    checkpoints,
+    evaluation,
+    losses,
+    reptile_train,
+    samplers,
+    tasks,
+    train,
+)
+from maml_tf.config import Config
+from maml_tf.image_classes import check_enough
+from maml_tf.reptile_config import ReptileConfig
+from maml_tf.settings import ConfigError
+
+
+class Run(NamedTuple):
+    """A run that is compared: its newest checkpoint, settings and learner."""
+
+    checkpoint: checkpoints.Checkpoint
+    config: Config | ReptileConfig
+    learner: object
+
+    @property
+    def is_reptile(self) -> bool:
+        """Whether `reptile-tf` trained it."""
+        return isinstance(self.config, ReptileConfig)
+
+
+class Comparison(NamedTuple):
+    """Scores of two runs on the same tasks.
+
+    Attributes:
+      tasks: which tasks, in words.
+      metric: "accuracy" or "mean squared error".
+      steps: names of the columns.
+      a: `[tasks, columns]`.
+      b: likewise.
+    """
+
+    tasks: str
+    metric: str
+    steps: tuple[str, ...]
+    a: np.ndarray
+    b: np.ndarray
+
+
+def load(folder: str, changes: dict) -> Run:
+    """Returns the run in a folder.
+
+    Args:
+      folder: with `model*.npz`.
+      changes: settings that are other than in training, such as `data_dir`.
+
+    Raises:
+      checkpoints.CheckpointError: if there is no whole checkpoint.
+    """
+    checkpoint = checkpoints.find(folder)
+    content = checkpoints.read(checkpoint)
+    reptile = content.phase == reptile_train.PHASE
+    kind = ReptileConfig if reptile else Config
+    names = kind.__dataclass_fields__
+    settings = {**content.settings, **changes}
+    if not reptile:
+        settings |= {"train": False, "test_set": True}
+    config = kind(**{k: v for k, v in settings.items() if k in names})
+    if reptile:
+        learner = reptile_train.build_learner(config)
+        checkpoints.restore(checkpoint, learner, reptile_train.PHASE)
+    else:
+        learner = train.build_learner(config, train.build_network(config))
+        checkpoints.restore(checkpoint, learner, phase=None)
+    return Run(checkpoint, config, learner)
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Scores two runs on the same held-out tasks.
+
+    Two runs of `maml-tf` are compared after every inner step. One of
+    `reptile-tf` has one score, after its own inner loop, and is held against
+    the other's last step, on classes that neither was trained on.
+
+    Raises:
+      settings.ConfigError: if they do not learn the same kind of tasks.
+    """
+    _require_alike(a, b)
+    config = b.config if a.is_reptile else a.config
+    if not (a.is_reptile or b.is_reptile):
+        a_values, b_values = (
+            train.score(
+                dataclasses.replace(r.config, shots=config.shots), r.learner
+            ).values
+            for r in (a, b)
+        )
+        steps = tuple(f"step {u}" for u in range(a_values.shape[1]))
+        least = min(a_values.shape[1], b_values.shape[1])
+        words = _words(config, f"{len(a_values)} tasks", "test classes")
+        *_, metric = train.task_metrics(config)
+        metric = metric if config.is_classification else "mean squared error"
+        return Comparison(
+            words,
+            metric,
+            steps[1:least],
+            a_values[:, 1:least],
+            b_values[:, 1:least],
+        )
+    sampler, words = _common_tasks(config, a, b)
+    count = config.test_tasks if isinstance(config, Config) else 600
+    a_values, b_values = (_last(r, sampler, count) for r in (a, b))
+    return Comparison(words, "accuracy", ("last step",), a_values, b_values)
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of a − b over tasks, and its 95 % half width.
+
+    Args:
+      a: `[tasks, …]`.
+      b: likewise, of the same tasks.
+    """
+    return (a - b).mean(0), evaluation.half_width(a - b)
+
+
+def table(found: Comparison) -> str:
+    """Returns both means, and the difference with its interval, by step."""
+    percent = found.metric == "accuracy"
+    scale, unit, digits = (100, " %", 2) if percent else (1, "", 4)
+    lines = [f"{'':<10}{'A':>19}{'B':>19}{'A − B, paired':>23}"]
+    columns = [
+        (values.mean(0), evaluation.half_width(values))
+        for values in (found.a, found.b)
+    ]
+    columns.append(paired(found.a, found.b))
+    for i, step in enumerate(found.steps):
+        cells = [
+            f"{scale * mean[i]:.{digits}f} ± {scale * half[i]:.{digits}f}{unit}"
+            for mean, half in columns
+        ]
+        lines.append(f"{step:<10}{cells[0]:>19}{cells[1]:>19}{cells[2]:>23}")
+    return "\n".join(lines)
+
+
+def _require_alike(a, b):
+    for field in ("datasource", "ways", "shots", "image_size"):
+        mine, other = getattr(a.config, field), getattr(b.config, field)
+        if field == "ways" and not a.config.is_classification:
+            continue
+        if mine != other:
+            raise ConfigError(
+                f"--compare: expected runs with the same {field}, found "
+                f"{mine!r} in {a.checkpoint.path.parent} and {other!r} in "
+                f"{b.checkpoint.path.parent}."
+            )
+    if a.is_reptile or b.is_reptile:
+        if a.config.datasource != "omniglot":
+            raise ConfigError(
+                "--compare: expected --datasource=omniglot with a run of "
+                f"reptile-tf, found {a.config.datasource!r}: elsewhere the "
+                "programs do not prepare the data alike."
+            )
+
+
+def _words(config, count, classes):
+    if not config.is_classification:
+        return f"{count}, sinusoids, {config.shots}-shot"
+    return (
+        f"{count}, {config.datasource}, {config.ways}-way "
+        f"{config.shots}-shot, {classes}"
+    )
+
+
+def _common_tasks(config, *runs):
+    """Returns a sampler of tasks of classes that all runs held out."""
+    held_out = []
+    for run in runs:
+        program = reptile_train if run.is_reptile else train
+        data, classes = program._image_classes(run.config, "test")
+        held_out.append(set(classes.tolist()))
+    images = 1 - data.images if runs[-1].is_reptile else data.images
+    classes = np.array(sorted(set.intersection(*held_out)))
+    needed = config.shots + 1
+    check_enough(data, classes, ways=config.ways, images_needed=needed)
+    task_list = samplers.draw_task_list(
+        data.starts[classes].tolist(),
+        data.sizes[classes].tolist(),
+        600,
+        config.ways,
+        needed,
+        6,
+    )
+    sampler = samplers.image_sampler(
+        images,
+        task_list,
+        meta_batch_size=train.TEST_META_BATCH,
+        shots=config.shots,
+        seed=1,
+        rotate=False,
+    )
+    count = f"{len(classes)} classes that both held out, not turned"
+    return sampler, _words(config, "600 tasks, 1 query a class", count)
+
+
+def _last(run, sampler, count):
+    """Returns the accuracy of tasks after the last step, `[tasks, 1]`."""
+    values = []
+    data = tasks.meta_batches(sampler).take(count // train.TEST_META_BATCH)
+    for (support_x, support_y, query_x), query_y in data:
+        if run.is_reptile:  # paper is 1 and ink 0
+            support_x, query_x = 1 - support_x, 1 - query_x
+        predictions = run.learner.adapt_and_predict(
+            support_x, support_y, query_x
+        )
+        values.append(losses.accuracy(query_y, predictions))
+    return np.concatenate(values)[:, None]

@@ -1,0 +1,63 @@
+"""How queries are predicted: which examples the statistics are those of.
+
+A network with batch statistics predicts an input otherwise in other company.
+Each function returns predictions `[(B,) T, …]` and penalties `[(B)]`, as
+`apply_fn` does for parameters and inputs.
+"""
+
+import tensorflow as tf
+
+from maml_tf import norms
+
+_map = tf.nest.map_structure
+
+
+def together(apply_fn, phi, support_x, query_x, axis, dtypes):
+    """Predicts all queries of a task in one batch: *transductive*."""
+    del support_x, axis, dtypes
+    return apply_fn(phi, query_x)
+
+
+def alone(apply_fn, phi, support_x, query_x, axis, dtypes):
+    """Predicts each query in a batch of its own, with the support set.
+
+    Args:
+      apply_fn: see above, as for the next ones.
+      phi: parameters.
+      support_x: `[(B,) S, …]`.
+      query_x: `[(B,) T, …]`.
+      axis: of the examples, 0 or 1.
+      dtypes: of predictions and penalties.
+    """
+    queries = tf.nest.flatten(query_x)[0].shape[axis]
+
+    def predict(t):
+        def company(support, query):
+            one = tf.gather(query, t[None], axis=axis)
+            return tf.concat([support, one], axis)
+
+        x = _map(company, support_x, query_x)
+        prediction, penalty = apply_fn(phi, x)
+        last = _map(lambda p: p[:, -1] if axis else p[-1], prediction)
+        return last, penalty
+
+    predictions, penalties = tf.map_fn(
+        predict, tf.range(queries), fn_output_signature=dtypes
+    )
+    predictions = _map(
+        lambda p: tf.stack(tf.unstack(p, queries), axis), predictions
+    )
+    return predictions, tf.reduce_mean(penalties, 0)
+
+
+def by_support(apply_fn, phi, support_x, query_x, axis, dtypes):
+    """Predicts queries with the statistics of the support set."""
+    del dtypes
+    support = tf.nest.flatten(support_x)[0].shape[axis]
+    both = _map(lambda s, q: tf.concat([s, q], axis), support_x, query_x)
+    with norms.statistics_of_first(support):
+        predictions, penalty = apply_fn(phi, both)
+    return (
+        _map(lambda p: p[:, support:] if axis else p[support:], predictions),
+        penalty,
+    )

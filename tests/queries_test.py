@@ -1,0 +1,108 @@
+"""Whose statistics a query is predicted with."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import MAML, losses, models, norms
+
+TASKS, SUPPORT, QUERIES = 3, 4, 5
+
+
+@pytest.fixture(params=["stacked", "looped"])
+def engine(request):
+    return request.param
+
+
+def learner(way, engine, network=None, steps=0):
+    keras.utils.set_random_seed(0)
+    network = network or keras.Sequential(
+        [keras.Input((2,)), norms.BatchStatisticsNorm()]
+    )
+    return MAML(
+        network,
+        losses.CrossEntropy(1),
+        inner_lr=0.1,
+        inner_steps=steps,
+        norm_statistics=way,
+        engine=engine,
+    )
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, [TASKS, SUPPORT])
+    x, query = (
+        rng.normal(size=[TASKS, n, 2]).astype("float32")
+        for n in (SUPPORT, QUERIES)
+    )
+    return x, labels, query
+
+
+def normalised(x, company):
+    scale = np.sqrt(company.var(0) + 1e-3)
+    return (x - company.mean(0)) / scale
+
+
+def test_by_definition(engine, inputs):
+    support, _, query = inputs
+    company = {
+        "queries": lambda task, q: query[task],
+        "support_and_query": lambda task, q: np.concatenate(
+            [support[task], query[task, q : q + 1]]
+        ),
+        "support": lambda task, q: support[task],
+    }
+    for way, seen in company.items():
+        found = learner(way, engine)(inputs).query[-1]
+        for task in range(TASKS):
+            for q in range(QUERIES):
+                np.testing.assert_allclose(
+                    found[task, q],
+                    normalised(query[task, q], seen(task, q)),
+                    atol=1e-5,
+                )
+
+
+def test_ways_agree_where_support_and_queries_are_the_same(engine):
+    rng = np.random.default_rng(1)
+    x = rng.random([2, 5, 28, 28, 1], "float32")
+    y = np.tile(np.arange(5), (2, 1))
+    found = [
+        learner(way, engine, models.omniglot_conv(5, 4), 1)((x, y, x)).query[-1]
+        for way in ("queries", "support")
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_training_is_transductive_in_any_way(engine, inputs):
+    found = []
+    for way in ("queries", "support"):
+        trained = learner(way, engine)
+        trained.compile("sgd", losses.CrossEntropy(1))
+        found.append(trained(inputs, training=True).query[-1])
+    np.testing.assert_array_equal(*found)
+
+
+def test_refuses_a_way_that_is_none():
+    with pytest.raises(ValueError, match="norm_statistics: expected one of"):
+        learner("mine", "looped")
+
+
+def test_refuses_the_supports_statistics_for_layers_of_keras():
+    network = keras.Sequential(
+        [keras.Input((2,)), keras.layers.BatchNormalization()]
+    )
+    with pytest.raises(ValueError, match="layers of maml_tf.norms"):
+        learner("support", "looped", network)
+
+
+def test_the_measured_examples_are_forgotten_after_an_error():
+    with pytest.raises(RuntimeError):
+        with norms.statistics_of_first(1):
+            raise RuntimeError
+    x = tf.constant([[0.0], [2.0]])
+    y = norms.BatchStatisticsNorm(epsilon=0.0)(x)
+    np.testing.assert_allclose(y, [[-1.0], [1.0]])

@@ -1,0 +1,133 @@
+"""The report is what the committed results say, and its verdicts are right."""
+
+import pathlib
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import published  # noqa: E402  (a folder of programs, not a package)
+import report  # noqa: E402
+
+RESULTS = ROOT / "results"
+EMBEDDED = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """Returns a folder with the report built anew, from results alone."""
+    folder = tmp_path_factory.mktemp("report") / "results"
+    shutil.copytree(
+        RESULTS,
+        folder,
+        ignore=shutil.ignore_patterns("figures", "report.*", "*.png"),
+    )
+    report.build(folder)
+    return folder
+
+
+def test_the_text_is_the_same(rebuilt):
+    for name in ("report.md", "report.html"):
+        now, before = (
+            EMBEDDED.sub("", (folder / name).read_text(encoding="utf-8"))
+            for folder in (rebuilt, RESULTS)
+        )
+        assert now == before, f"{name}: ./run_experiments.sh report"
+
+
+def test_the_figures_are_the_same(rebuilt):
+    names = {path.name for path in (RESULTS / "figures").iterdir()}
+    assert names == {path.name for path in (rebuilt / "figures").iterdir()}
+    for name in names:
+        now, before = (
+            np.asarray(Image.open(folder / "figures" / name), float)
+            for folder in (rebuilt, RESULTS)
+        )
+        assert now.shape == before.shape, name
+        assert np.abs(now - before).mean() < 1, name
+
+
+def test_the_page_needs_no_other_file():
+    page = (RESULTS / "report.html").read_text(encoding="utf-8")
+    assert len(EMBEDDED.findall(page)) == page.count("<img")
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_records_agree_with_the_published_numbers():
+    names = published.by_name()
+    for record in published.records():
+        if record["part"]:
+            continue
+        rows = names[record["experiment"]]
+        assert record["paper"] == {
+            row.step: [row.value, row.ci95]
+            for row in rows
+            if row.value and int(row.shots) == record["shots"]
+        }
+
+
+def number(value="98.7", ci95="0.4", unit="%"):
+    return published.Number(
+        "x", "", value, ci95, unit, "1", "1", "x", "", "none", "", "", ""
+    )
+
+
+def record(iterations=100, deviations=(), diverged=0):
+    return {
+        "iterations": iterations,
+        "published_iterations": 100,
+        "deviations": list(deviations),
+        "diverged": diverged,
+        "tasks": 600,
+    }
+
+
+@pytest.mark.parametrize(
+    ("published_number", "mean", "half", "found", "words"),
+    [
+        (number(), 98.1, 0.3, record(), "intervals overlap"),
+        (number(), 97.9, 0.3, record(), "below"),
+        (number(), 99.5, 0.3, record(), "above"),
+        (number("0.67", "", "MSE"), 0.6, 0.08, record(), "intervals overlap"),
+        (number("0.67", "", "MSE"), 0.8, 0.08, record(), "above"),
+        (number(), 98.1, 0.3, record(30), "intervals overlap"),
+        (
+            number(),
+            90.0,
+            0.3,
+            record(30),
+            "not comparable, because 30% of the iterations were done (below)",
+        ),
+        (
+            number("0.67", "", "MSE"),
+            0.1,
+            0.08,
+            record(30),
+            "below",
+        ),
+        (
+            number(),
+            98.1,
+            0.3,
+            record(deviations=["classes: validation, not test"]),
+            "not comparable, because classes: validation, not test "
+            "(intervals overlap)",
+        ),
+        (
+            number("0.67", "", "MSE"),
+            float("nan"),
+            float("nan"),
+            record(diverged=4),
+            "not comparable, because the inner loop diverges on 4 of 600 tasks",
+        ),
+        (number(""), 98.0, 0.3, record(), "no value printed"),
+    ],
+)
+def test_verdicts(published_number, mean, half, found, words):
+    assert report.verdict(published_number, mean, half, [found]) == words
