@@ -308,7 +308,7 @@ class Clock(IterationCallback):
         super().__init__(start)
         self.table = table
         self.interval = interval
-        before = table.rows[-1]["seconds"] if table.rows else 0.0
+        before = sum(row["seconds"] for row in table.last(1))
         self.began = time.monotonic() - before
         self.done = self.written = start
 

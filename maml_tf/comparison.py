@@ -179,7 +179,7 @@ def _common_tasks(config, *runs):
     held_out = []
     for run in runs:
         program = reptile_train if run.is_reptile else train
-        data, classes = program._image_classes(run.config, "test")
+        data, classes = program.image_classes(run.config, "test")
         held_out.append(set(classes.tolist()))
     images = 1 - data.images if runs[-1].is_reptile else data.images
     classes = np.array(sorted(set.intersection(*held_out)))

@@ -169,7 +169,7 @@ def evaluation_tasks(
 
 
 def _class_tasks(config, part, shots, group, stream):
-    data, classes = _image_classes(config, part)
+    data, classes = image_classes(config, part)
     check_enough(
         data,
         classes,
@@ -192,7 +192,7 @@ def _class_tasks(config, part, shots, group, stream):
 
 
 @functools.lru_cache(maxsize=len(PARTS))
-def _image_classes(config, part):
+def image_classes(config, part):
     """Returns images in classes, and the indices of a part's classes.
 
     Training, its curve and the evaluation share them.

@@ -146,7 +146,7 @@ def _held_out_tasks(config, **batch):
 
 def _image_tasks(config, part, length, list_seed, **batch):
     """Returns the sampler of one part of a data set's classes."""
-    data, classes = _image_classes(config, part)
+    data, classes = image_classes(config, part)
     needed = config.shots + config.queries
     check_enough(data, classes, ways=config.ways, images_needed=needed)
     task_list = samplers.cached_task_list(
@@ -169,7 +169,7 @@ def _image_tasks(config, part, length, list_seed, **batch):
     )
 
 
-def _image_classes(config, part):
+def image_classes(config, part):
     """Returns images in classes, and the indices of a part's classes."""
     if config.datasource == "omniglot":
         data = omniglot.load_omniglot(config.data_dir, config.cache_dir)

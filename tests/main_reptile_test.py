@@ -67,7 +67,7 @@ def images(monkeypatch):
         )
         return data, np.arange(24)
 
-    monkeypatch.setattr(reptile_train, "_image_classes", random_images)
+    monkeypatch.setattr(reptile_train, "image_classes", random_images)
     monkeypatch.setattr(reptile_train, "EVALUATION_GROUP", 1)
 
 
@@ -231,10 +231,10 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path, capsys):
 
 def test_real_omniglot_is_not_inverted_and_split_as_the_original(real_data):
     config = ReptileConfig(data_dir=str(real_data))
-    data, train = reptile_train._image_classes(config, "train")
+    data, train = reptile_train.image_classes(config, "train")
     assert data.images.mean() > 0.5  # paper is 1
     assert len(train) == 1200
-    assert len(reptile_train._image_classes(config, "test")[1]) == 423
+    assert len(reptile_train.image_classes(config, "test")[1]) == 423
     names = omniglot.load_omniglot(config.data_dir).names
     train, test = omniglot.split_omniglot_reptile(names, 0)
     path = real_data.parent / "golden" / "reptile_sampling.json"
