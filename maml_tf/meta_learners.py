@@ -207,7 +207,7 @@ class MAML(Learner):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         (loss, gradients), predictions = self.meta_gradient(data)
-        self._loss_tracker.update_state(loss)
+        self._loss_tracker.update_state(loss * _replicas(loss))
         self.optimizer.apply(gradients, self.trainable_variables)
         return self.compute_metrics(x, y, predictions, weight)
 
@@ -417,11 +417,14 @@ class MAML(Learner):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Returns the compiled loss of the objective, and the penalty."""
+        """Returns the compiled loss of the objective, and the penalty.
+
+        Of R replicas each has 1 / R of it: Keras adds their gradients.
+        """
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        return loss + tf.cast(penalty, loss.dtype)
+        return loss + tf.cast(penalty, loss.dtype) / _replicas(loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the task metrics and the compiled metrics."""
@@ -495,6 +498,12 @@ class JointTraining(MAML):
 
 
 _map = tf.nest.map_structure
+
+
+def _replicas(loss):
+    """Returns how many replicas share a loss, as a number of its kind."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return tf.cast(replicas, loss.dtype)
 
 
 def _in_groups(tasks, group):
