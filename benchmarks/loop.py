@@ -1,6 +1,7 @@
 """Times whole training runs against the bare training step, interleaved.
 
     python benchmarks/loop.py --data_dir=data
+    python benchmarks/loop.py --data_dir=data --deterministic
 
 A run is what `maml-tf` does: data pipeline, metrics, logs and all callbacks.
 The bare step is that of `compare.py`. In every round both work, one after
@@ -9,6 +10,9 @@ comes at regular intervals has come, and been traced, for the first time;
 mini5's validation, one meta-batch in 500, is left out. The data pipeline is
 timed alone as well: training waits for it if it takes longer than a step.
 mini5 needs mini-ImageNet in the data folder; `--workload` leaves it out.
+
+With `--deterministic` the runs are timed against those of the same flag of
+`maml-tf`: what it costs that the same command gives the same bits.
 """
 
 import contextlib
@@ -51,6 +55,7 @@ WARM_UP = {"sinusoid10": 1_000, "omniglot5": 500, "mini5": 100}
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("workload", list(RUNS), list(RUNS), "What to run.")
 flags.DEFINE_integer("rounds", 3, "Rounds of timing.", lower_bound=1)
+flags.DEFINE_bool("deterministic", False, "Time runs with that flag instead.")
 flags.DEFINE_string("data_dir", "data", "See `maml-tf --help`.")
 flags.DEFINE_string("cache_dir", None, "See `maml-tf --help`.")
 
@@ -63,6 +68,14 @@ def main(argv):
     folders = {"data_dir": FLAGS.data_dir, "cache_dir": FLAGS.cache_dir}
     for name in FLAGS.workload:
         settings = {**RUNS[name], **folders}
+        if FLAGS.deterministic:
+            each = deterministic(name, settings, FLAGS.rounds)
+            print(
+                f"{name}: with --deterministic ÷ without "
+                f"{median(each):.3f} ({min(each):.3f}–{max(each):.3f})",
+                flush=True,
+            )
+            continue
         run, step, data = measure(name, settings, FLAGS.rounds)
         each = ratios(run, step)
         print(
@@ -94,6 +107,21 @@ def measure(
             step.ms.append(bare.ask(iterations).ms)
             data.append(pipeline.ask(iterations))
     return run, step, data
+
+
+def deterministic(name: str, settings: dict, rounds: int) -> list[float]:
+    """Returns the time of a run with `--deterministic` ÷ one without."""
+    iterations, warm_up = ITERATIONS[name], WARM_UP[name]
+    promised = {**settings, "deterministic": True}
+    with (
+        Worker(f"{name}", run_timer, settings, warm_up) as without,
+        Worker(f"{name}, deterministic", run_timer, promised, warm_up) as run,
+    ):
+        pairs = [
+            (run.ask(iterations), without.ask(iterations))
+            for _ in range(rounds)
+        ]
+    return [one / other for one, other in pairs]
 
 
 def data_timer(settings: dict):
