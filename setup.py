@@ -52,6 +52,7 @@ setuptools.setup(
         "console_scripts": [
             "maml-tf = maml_tf.main:run",
             "reptile-tf = maml_tf.main_reptile:run",
+            "maml-rl-tf = maml_tf.main_rl:run",
         ]
     },
     classifiers=[

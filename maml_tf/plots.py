@@ -36,7 +36,7 @@ def plot_curves(
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_training(
@@ -60,7 +60,7 @@ def plot_training(
         figure.legend(loc="outside right upper")
     else:
         axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
@@ -94,9 +94,10 @@ def plot_sinusoids(panels: Sequence[dict], path: str) -> None:
     axes[0][0].set_ylabel("y")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path):
+def save(figure, path: str) -> None:
+    """Writes a figure as PNG and closes it."""
     figure.savefig(path, dpi=120)
     plt.close(figure)

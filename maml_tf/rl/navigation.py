@@ -9,13 +9,12 @@ Source: Finn et al. 2017, section 5.3; `PointEnvRandGoal` of cbfinn/maml_rl.
 import dataclasses
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 RANGE = 0.5
 STEP = 0.1
 NEAR = 0.01
-REWARDS = ("distance", "squared")
-DONES = ("box", "l2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +75,8 @@ class Navigation:
         )
         reward = distance if self.reward == "distance" else distance**2
         return states, -reward, near
+
+    def test_tasks(self, count: int) -> np.ndarray:
+        """Returns the goals that the paper is evaluated on, `[count, 2]`."""
+        rng = np.random.RandomState(1)
+        return rng.uniform(-RANGE, RANGE, (count, 2))
