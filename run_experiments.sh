@@ -59,6 +59,11 @@ reptile_g4                              | reptile/reptile_g4.flags              
 reptile_g1_g2_g3_g4                     | reptile/reptile_g1_g2_g3_g4.flags                          | | Reptile, Figure 3 | a curve, no value is printed
 reptile_fourth_g1_g2_g3_g4              | reptile/reptile_fourth_g1_g2_g3_g4.flags                   | | Reptile, Figure 3 | a curve, no value is printed
 reptile_sinusoid                        | reptile/reptile_sinusoid.flags                             | | Reptile, Figure 1 | a picture, no value is printed
+rl_nav2d                                | rl/rl_nav2d.flags                                          | | Table 4, Figure 4 | return -40.41, -11.68, -3.33, -3.23 after 0, 1, 2, 3 steps
+rl_cheetah_dir                          | rl/rl_cheetah_dir.flags                                    | | Table 5, Figure 5 | return -50.69, 293.19, 313.48, 315.65 after 0, 1, 2, 3 steps
+rl_cheetah_vel                          | rl/rl_cheetah_vel.flags                                    | | Figure 5 | return -129.53, -78.57, -66.62, -60.78 after 0, 1, 2, 3 steps
+rl_ant_dir                              | rl/rl_ant_dir.flags                                        | | Figure 5 | return 8.66, 499.15, 500.68, 499.11 after 0, 1, 2, 3 steps
+rl_ant_vel                              | rl/rl_ant_vel.flags                                        | | Figure 5 | return 30.58, 96.74, 100.06, 101.41 after 0, 1, 2, 3 steps
 sinusoid_multitask                       | - | | Table 2 | MSE 4.19, 3.85, 3.69 after 1, 5, 10 steps
 sinusoid_multitask_l2                    | - | | Table 2 | MSE 7.18, 5.69, 5.60 after 1, 5, 10 steps
 sinusoid_multitask_mean                  | - | | Table 2 | MSE 2.91, 2.72, 2.71 after 1, 5, 10 steps
@@ -102,7 +107,7 @@ list() {
   experiments | while IFS='|' read -r name flagfile _ source value; do
     data=quoted
     if [ "$flagfile" != - ]; then
-      data=$(sed -n 's/^--datasource=//p' "flags/$flagfile")
+      data=$(sed -n 's/^--\(datasource\|env\)=//p' "flags/$flagfile")
     fi
     # shellcheck disable=SC2059
     printf "$line" "$name" "$data" "$source" "$value"
@@ -112,6 +117,8 @@ list() {
 DATA  sinusoid       none: it is generated
       omniglot       found in --data_dir, or downloaded
       miniimagenet   bring it, in --data_dir
+      nav2d          none: it is simulated
+      cheetah, ant   none: they are simulated; .venv/bin/pip install -e .[mujoco]
       quoted         another method's number, nothing to run
 NOTES
 }
@@ -136,8 +143,10 @@ run() {
   if [ "$name" = quickstart ]; then
     exec python -m maml_tf.main_quickstart --flagfile="$flagfile" "$@"
   fi
-  if [[ $flagfile = flags/reptile/* ]]; then
-    python -m maml_tf.main_reptile --flagfile="$flagfile" "$@"
+  if [[ $flagfile = flags/reptile/* || $flagfile = flags/rl/* ]]; then
+    local program=main_reptile
+    [[ $flagfile = flags/rl/* ]] && program=main_rl
+    python -m "maml_tf.$program" --flagfile="$flagfile" "$@"
     echo "Paper ($source): $value"
     return
   fi

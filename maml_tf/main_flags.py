@@ -59,7 +59,7 @@ def help_text(title: str, kind: type, groups: Groups) -> str:
             flag = f"--{name.replace('_', '-')}"
             text = f"{meaning} (default: {values[name].value})"
             lines += textwrap.wrap(
-                f"{flag:<26}{text}",
+                f"{flag:<25} {text}",
                 80,
                 initial_indent="  ",
                 subsequent_indent=28 * " ",

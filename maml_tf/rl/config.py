@@ -27,7 +27,14 @@ _LOCOMOTION = {
     "inner_lr": 0.1,
     "meta_batch_size": 40,
     "pretrain_with": "trpo",
+    "test_trajectories": 20,
     "test_updates": 3,
+}
+_PLAIN = {
+    "meta_batch_size": 5,
+    "trajectories": 20,
+    "trust_region": 0.01,
+    "meta_iterations": 1000,
 }
 ORIGINAL = {
     "nav2d": {},
@@ -73,6 +80,8 @@ def original(env: str, algo: str) -> dict:
         told.pop("test_inner_lr_later", None)
     if env == "nav2d" and algo == "random":
         told["activation"] = "tanh"
+    if env != "nav2d" and algo in ("pretrain", "oracle"):
+        told |= _PLAIN
     return told
 
 

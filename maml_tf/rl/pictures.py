@@ -85,7 +85,7 @@ def plot_paths(goals: np.ndarray, rounds: Sequence, path: str) -> None:
     figure, panels = _panels(goals)
     for g, axes in enumerate(panels):
         for u, (positions, mask) in enumerate(rounds):
-            for k in range(SHOWN):
+            for k in range(min(SHOWN, mask.shape[1])):
                 x, y = _way(positions, mask, g, k)
                 label = _stage(u) if g == k == 0 else None
                 axes.plot(x, y, color=STAGES[u], lw=0.8, label=label)

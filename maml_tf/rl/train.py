@@ -162,13 +162,13 @@ def _fit(run, learner, start):
 
 
 def _line(iteration, means):
-    after = f", {means['return_after']:.2f} after"
-    kl = f"; KL {means['kl']:.4f}, {means['backtracks']:.0f} backtracks"
-    return (
-        f"Iteration {iteration}: return {means['return']:.2f}"
-        f"{after * 0 if 'return_after' not in means else after}"
-        f"{kl if 'kl' in means else ''}"
-    )
+    words = [f"Iteration {iteration}: return {means['return']:.2f}"]
+    if "return_after" in means:
+        words.append(f"{means['return_after']:.2f} after adaptation")
+    if "kl" in means:
+        words.append(f"KL {means['kl']:.4f}")
+        words.append(f"{means['backtracks']:.0f} backtracks")
+    return ", ".join(words)
 
 
 def load_learner(config: RLConfig) -> learners.PolicyLearner:
@@ -243,21 +243,20 @@ def result_stem(config: RLConfig) -> str:
 
 
 def methods(config: RLConfig) -> dict[str, RLConfig]:
-    """Returns the runs of `--algo=all`, each in a folder of its own."""
+    """Returns the runs of `--algo=all`, each in a folder of its own.
+
+    What differs from the defaults is kept; the rest is each method's own.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    shared = {**defaults, **original(config.env, config.algo)}
+    free = {k for k, value in shared.items() if getattr(config, k) == value}
 
     def run(algo):
-        told = original(config.env, algo)
-        # What was given stays; what was not is the method's own.
-        shared = original(config.env, "all")
-        given = {
-            name
-            for name in defaults
-            if getattr(config, name) != shared.get(name, defaults[name])
-        }
-        own = {k: v for k, v in told.items() if k not in given}
-        folder = os.path.join(config.folder, algo)
-        return dataclasses.replace(config, algo=algo, folder=folder, **own)
+        own = {**defaults, **original(config.env, algo)}
+        own = {k: value for k, value in own.items() if k in free}
+        own["algo"], own["env"] = algo, config.env
+        own["folder"] = os.path.join(config.folder, algo)
+        return dataclasses.replace(config, **own)
 
     return {algo: run(algo) for algo in ALGORITHMS}
 
