@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -30,6 +31,20 @@ def run(folder, *arguments):
     return main_rl.main([*TINY, *arguments, f"--logdir={folder}"])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns the folder of a whole run, to be read alone."""
+    folder = tmp_path_factory.mktemp("rl") / "whole"
+    assert run(folder, "--plot") == 0
+    return folder
+
+
+@pytest.fixture
+def trained(whole, tmp_path):
+    """Returns a copy of the folder of a whole run."""
+    return shutil.copytree(whole, tmp_path / "trained")
+
+
 def config(*arguments):
     return main_rl.config_from_flags(main_rl.parse(list(arguments)))
 
@@ -39,15 +54,13 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_resuming_gives_the_same_numbers(tmp_path, monkeypatch, capsys):
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    assert run(whole, "--plot") == 0
-    printed = capsys.readouterr().out
-    assert "Iteration 3: return " in printed and "2 " in printed
-    monkeypatch.setattr(train, "SAVE_INTERVAL", 1)
+def test_resuming_gives_the_same_numbers(whole, tmp_path, capsys):
+    parted = tmp_path / "parted"
     assert run(parted, "--n_itr=2") == 0
     assert run(parted) == 0
-    assert "Changed: --n_itr: 2 before, 3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Changed: --n_itr: 2 before, 3" in printed
+    assert "Iteration 3: return " in printed
     first, second = (
         checkpoints.read(checkpoints.find(folder, 3)).arrays
         for folder in (whole, parted)
@@ -56,11 +69,11 @@ def test_resuming_gives_the_same_numbers(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(array, second[name])
     for name in ("training.csv", "evaluation.csv"):
         assert (whole / name).read_text() == (parted / name).read_text()
-    assert [row["iteration"] for row in rows(whole / "training.csv")] == [
-        "1",
-        "2",
-        "3",
-    ]
+    table = rows(whole / "training.csv")
+    assert [row["iteration"] for row in table] == ["1", "2", "3"]
+
+
+def test_writes_settings_curves_and_pictures(whole):
     settings = json.loads((whole / "config.json").read_text())
     assert settings["trajectories"] == 3 and settings["explanation"]
     assert list(whole.glob("events*"))
@@ -118,35 +131,35 @@ def test_a_budget_of_steps_keeps_the_first_trajectories():
         np.testing.assert_array_equal(found, [kept])
 
 
-def test_evaluation_starts_again_for_each_goal(tmp_path, capsys):
-    assert run(tmp_path) == 0
-    whole = rows(tmp_path / "evaluation.csv")
+def test_evaluation_of_one_goal_gives_its_numbers(trained, capsys):
+    before = (trained / "model3.npz").read_bytes()
+    each = np.load(trained / "evaluation.pkl", allow_pickle=True)["mses"]
     goal = Navigation().test_tasks(3)[0]
     given = f"--goal={goal[0]},{goal[1]}"
-    assert run(tmp_path, "--train=False", given, "--test_transitions=40") == 0
-    alone = rows(tmp_path / "evaluation.csv")
-    assert len(alone[0]) == len(whole[0]) == 3
-    assert "Iteration" not in capsys.readouterr().out.split("Written")[1]
+    assert run(trained, "--train=False", given) == 0
+    alone = [*rows(trained / "evaluation.csv")[0].values()]
+    np.testing.assert_allclose(np.array(alone, float), each[0], 1e-4)
+    assert "Iteration" not in capsys.readouterr().out
+    assert (trained / "model3.npz").read_bytes() == before
 
 
-def test_another_step_size_in_a_test_is_warned_of(tmp_path, capsys):
-    assert run(tmp_path) == 0
+def test_another_step_size_in_a_test_is_warned_of(trained, capsys):
+    assert run(trained, "--train=False") == 0
     assert "Warning" not in capsys.readouterr().err
-    assert run(tmp_path, "--train=False", "--test_learning_rate=2") == 0
+    assert run(trained, "--train=False", "--test_learning_rate=2") == 0
     message = capsys.readouterr().err
     assert "Warning: --test_learning_rate=2: " in message
     assert "trained with --fast_learning_rate=0.5" in message
 
 
-def test_returns_that_are_not_finite_end_a_test(tmp_path, capsys):
-    assert run(tmp_path) == 0
-    before = (tmp_path / "evaluation.csv").read_text()
+def test_returns_that_are_not_finite_end_a_test(trained, capsys):
+    before = (trained / "evaluation.csv").read_text()
     lines = "--train=False", "--test_learning_rate=1e38", "--test_updates=3"
-    assert run(tmp_path, *lines) == 1
+    assert run(trained, *lines) == 1
     message = capsys.readouterr().err
     assert "expected finite numbers, found" in message
     assert "--test_learning_rate" in message
-    assert (tmp_path / "evaluation.csv").read_text() == before
+    assert (trained / "evaluation.csv").read_text() == before
 
 
 def test_returns_that_are_not_finite_end_training(
