@@ -80,6 +80,8 @@ def original(env: str, algo: str) -> dict:
         told.pop("test_inner_lr_later", None)
     if env == "nav2d" and algo == "random":
         told["activation"] = "tanh"
+    if env == "nav2d" and algo == "oracle":
+        told["meta_batch_size"] = 1
     if env != "nav2d" and algo in ("pretrain", "oracle"):
         told |= _PLAIN
     return told
