@@ -55,6 +55,7 @@ def plot_methods(
         panel.grid(alpha=0.3)
     if all(max(mean) < 0 for mean in published.values()):
         panels[0].set_yscale("symlog", linthresh=2)
+        panels[0].set_ylim(top=0)
     panels[0].set_ylabel("average return")
     panels[1].legend()
     save(figure, path)
