@@ -15,7 +15,7 @@ setuptools.setup(
     author="The maml-tf authors",
     license="MIT",
     license_files=["LICENSE"],
-    packages=["maml_tf"],
+    packages=["maml_tf", "maml_tf.rl"],
     package_data={
         "maml_tf": ["py.typed", "splits/*.txt"]
     },  # a link to data/splits
@@ -36,6 +36,7 @@ setuptools.setup(
         "benchmarks": ["jax", "psutil", "torch"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "docs": ["pdoc"],
+        "mujoco": ["gymnasium>=1.0", "mujoco"],
         "test": [
             "dill",
             "hypothesis",
@@ -51,6 +52,7 @@ setuptools.setup(
         "console_scripts": [
             "maml-tf = maml_tf.main:run",
             "reptile-tf = maml_tf.main_reptile:run",
+            "maml-rl-tf = maml_tf.main_rl:run",
         ]
     },
     classifiers=[

@@ -8,7 +8,12 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "experiments" / "published.csv"
 RECORDS = ROOT / "results" / "records"
-ITERATIONS = ("metatrain_iterations", "pretrain_iterations", "meta_iters")
+ITERATIONS = (
+    "metatrain_iterations",
+    "pretrain_iterations",
+    "meta_iters",
+    "n_itr",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +25,12 @@ class Number:
       source: paper, and table or figure.
       value: as printed, or "" where the paper draws a curve.
       ci95: half width of the paper's interval, or "".
-      unit: "%" (accuracy) or "MSE".
+      unit: "%" (accuracy), "MSE", or "return" of an episode.
       step: the inner step at which it is measured.
-      shots: K of the test.
+      shots: K of the test; in reinforcement learning, trajectories.
       flagfile: in flags/, or "" for another method's number.
       test_flags: flags of the test alone.
-      data: none, omniglot or miniimagenet.
+      data: none, omniglot, miniimagenet or mujoco.
       hours: of training and test on two cores, or "" if not measured.
       gpu_hours: on one GPU, likewise.
       note: how it differs from the paper by intent, or "".

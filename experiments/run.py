@@ -31,6 +31,7 @@ MODULES = {
     "regression": "maml_tf.main",
     "classification": "maml_tf.main",
     "reptile": "maml_tf.main_reptile",
+    "rl": "maml_tf.main_rl",
 }
 VERBS = ("list", "report", "protocols")
 STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
@@ -108,9 +109,10 @@ def show_list() -> None:
 
 
 NOTES = """
-DATA   none          sinusoids: they are generated
+DATA   none          made up: sinusoids, points on a plane
        omniglot      found in --data_dir, or downloaded
        miniimagenet  bring it, in --data_dir
+       mujoco        none: simulated; .venv/bin/pip install -e .[mujoco]
        quoted        another method's number, nothing to run
 PAPER  curve         the paper draws it and prints no value
 HOURS  on two cores and on one GPU, measured, or iterations times the time of
@@ -167,6 +169,9 @@ def _train_and_test(rows, flagfile, flags, budget):
     if module == "maml_tf.main_reptile":
         if _call(module, flagfile, flags, budget):
             _call(module, flagfile, [*flags, "--pretrained"])
+        return
+    if module == "maml_tf.main_rl":  # It tests what it has trained.
+        _call(module, flagfile, flags, budget)
         return
     _call(module, flagfile, flags, budget)
     tests = dict.fromkeys(row.test_flags for row in rows)

@@ -2,13 +2,11 @@
 
 import os
 import sys
-import textwrap
 
 from absl import flags
 
-from maml_tf import command_line
+from maml_tf import command_line, main_flags
 from maml_tf.reptile_config import ReptileConfig
-from maml_tf.settings import ConfigError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -110,34 +108,8 @@ FLAGS = {
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
-    """Parses a command line without the program's name.
-
-    Words are joined by hyphens or underscores: `--inner-batch` is
-    `--inner_batch`. `--flagfile=FILE` reads more flags.
-
-    Raises:
-      ConfigError: for what is no flag, or a value of the wrong kind.
-    """
-    try:
-        return _parse(arguments)
-    except (flags.Error, ValueError) as error:
-        raise ConfigError(f"{error}") from error
-
-
-def _parse(arguments):
-    values = flags.FlagValues()
-    fields = {ReptileConfig.flag_name(f): f for f in _defaults()}
-    for rows in FLAGS.values():
-        for define, name, meaning in rows:
-            off = None if define is _STRING else False
-            default = _defaults().get(fields.get(name), off)
-            define(name, default, meaning, flag_values=values)
-    command_line.check_flagfiles(arguments)
-    arguments = values.read_flags_from_files(arguments, force_gnu=True)
-    _, *rest = values(["reptile-tf", *map(_underscored, arguments)])
-    if rest:
-        raise ConfigError(f"expected flags only, got {rest[0]!r}.")
-    return values
+    """Parses a command line, see `main_flags.parse`."""
+    return main_flags.parse("reptile-tf", ReptileConfig, FLAGS, arguments)
 
 
 def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
@@ -157,28 +129,10 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
 
-def help_text() -> str:
-    """Returns all flags by group, with their defaults."""
-    values, lines = parse([]), [__doc__, ""]
-    for group, rows in FLAGS.items():
-        lines.append(f"{group}:")
-        for _, name, meaning in rows:
-            flag = f"--{name.replace('_', '-')}"
-            text = f"{meaning} (default: {values[name].value})"
-            lines += textwrap.wrap(
-                f"{flag:<26}{text}",
-                80,
-                initial_indent="  ",
-                subsequent_indent=28 * " ",
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
 def main(arguments: list[str]) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
-    if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
-        print(help_text())
+    if main_flags.asks_for_help(arguments):
+        print(main_flags.help_text(__doc__, ReptileConfig, FLAGS))
         return 0
     return command_line.guarded("reptile-tf", lambda: _run(arguments))
 
@@ -231,21 +185,6 @@ def _report(config, scores):
         if not config.is_classification:
             panels = dict(reptile_train.sinusoid_panels(config))
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
-
-
-def _defaults():
-    return {
-        name: field.default
-        for name, field in ReptileConfig.__dataclass_fields__.items()
-    }
-
-
-def _underscored(argument):
-    """Returns a flag with its name's hyphens as underscores."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def run() -> None:

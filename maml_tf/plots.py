@@ -44,7 +44,7 @@ def plot_curves(
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
     _name_curves(figure, axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_training(
@@ -67,7 +67,7 @@ def plot_training(
     axes.set(xlabel=axis, ylabel=metric)
     axes.grid(alpha=0.3)
     _name_curves(figure, axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_sinusoids(panels: Mapping[str, dict], path: str) -> None:
@@ -101,7 +101,7 @@ def plot_sinusoids(panels: Mapping[str, dict], path: str) -> None:
     axes[0][0].set_ylabel("y")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _name_curves(figure, axes):
@@ -112,6 +112,7 @@ def _name_curves(figure, axes):
         axes.legend()
 
 
-def _save(figure, path):
+def save(figure, path: str) -> None:
+    """Writes a figure as PNG and closes it."""
     figure.savefig(path, dpi=120)
     plt.close(figure)

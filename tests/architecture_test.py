@@ -64,22 +64,46 @@ ARCHITECTURE = {
     "explain": ("learner", "keras"),
     "reptile_explain": ("learner", "keras"),
     "plots": ("", "matplotlib numpy"),
+    "rl": ("learner", ""),
+    "rl.config": ("learner", ""),
+    "rl.published": ("learner", ""),
+    "rl.policies": ("learner", "keras tensorflow"),
+    "rl.advantages": ("learner", "numpy tensorflow"),
+    "rl.navigation": ("learner", "keras numpy tensorflow"),
+    "rl.locomotion": ("learner", "gymnasium keras mujoco numpy tensorflow"),
+    "rl.rollouts": ("learner", "tensorflow"),
+    "rl.objectives": ("learner", "tensorflow"),
+    "rl.trpo": ("learner", "tensorflow"),
+    "rl.learners": ("learner", "keras tensorflow"),
+    "rl.evaluation": ("learner", "numpy tensorflow"),
+    "rl.explain": ("learner", "keras"),
+    "rl.pictures": ("learner", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "reptile_train": ("both", "PIL keras numpy tensorflow"),
     "comparison": ("both", "numpy"),
+    "rl.train": ("both", "keras numpy tensorflow"),
     "__init__": ("both", ""),
+    "main_flags": ("both", "absl"),
     "main": ("both", "absl numpy"),
     "main_quickstart": ("both", "absl"),
     "main_reptile": ("both", "absl numpy"),
+    "main_rl": ("both", "absl"),
 }
 ORDER = list(ARCHITECTURE)
 PACKAGE = pathlib.Path(__file__).parents[1] / "maml_tf"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+    for path in PACKAGE.rglob("*.py")
+)
 
 
 def imports(module):
     """Yields what a module imports, anywhere in it, with full names."""
-    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    path = PACKAGE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -88,13 +112,21 @@ def imports(module):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def module_named(parts):
+    """Returns the module of this package that a dotted name is in."""
+    for end in range(len(parts), 0, -1):
+        if (module := ".".join(parts[:end])) in MODULES:
+            return module
+    return "__init__"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module):
     side, packages = ARCHITECTURE[module]
     for name in imports(module):
-        top, inner, *_ = [*name.split("."), ""]
+        top, *inner = name.split(".")
         if top == "maml_tf":
-            lower = inner if inner in MODULES else "__init__"
+            lower = module_named(inner)
             assert ORDER.index(lower) < ORDER.index(module), name
             assert side == "both" or ARCHITECTURE[lower][0] in ("", side), name
         elif top not in sys.stdlib_module_names:

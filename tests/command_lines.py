@@ -1,8 +1,8 @@
-"""Runs `maml-tf` in the test's own process, and knows both programs' flags."""
+"""Runs `maml-tf` in the test's own process, and knows the programs' flags."""
 
 from absl import flags
 
-from maml_tf import main, main_reptile
+from maml_tf import main, main_reptile, main_rl
 
 
 def flags_of_maml():
@@ -14,6 +14,11 @@ def flags_of_maml():
 def flags_of_reptile():
     """Returns the names of the flags of `reptile-tf`, with underscores."""
     return {name for _, name, _ in sum(main_reptile.FLAGS.values(), [])}
+
+
+def flags_of_rl():
+    """Returns the names of the flags of `maml-rl-tf`, with underscores."""
+    return {name for _, name, _ in sum(main_rl.FLAGS.values(), [])}
 
 
 def parse(*arguments):

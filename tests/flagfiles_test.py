@@ -9,7 +9,7 @@ import sys
 import pytest
 from absl import flags
 
-from maml_tf import main, main_reptile
+from maml_tf import main, main_reptile, main_rl
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_experiments.sh"
@@ -27,14 +27,18 @@ def flagfile(request):
     return request.param
 
 
-def is_reptile(flagfile):
-    return flagfile.parent.name == "reptile"
+OF_ONE_COMMAND = {"reptile": main_reptile, "rl": main_rl}
+"""Programs that train and test at once, by the folder of their flagfiles."""
+
+
+def program_of(flagfile):
+    return OF_ONE_COMMAND.get(flagfile.parent.name)
 
 
 def parse(flagfile, *more):
-    if is_reptile(flagfile):
-        values = main_reptile.parse([f"--flagfile={flagfile}", *more])
-        return main_reptile.config_from_flags(values)
+    if program := program_of(flagfile):
+        values = program.parse([f"--flagfile={flagfile}", *more])
+        return program.config_from_flags(values)
     values = copy.deepcopy(flags.FLAGS)
     values(["maml-tf", f"--flagfile={flagfile}", *more])
     return main.config_from_flags(values)
@@ -75,14 +79,15 @@ def test_cites_the_value_of_its_line(flagfile):
 def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
     config = parse(flagfile)
     folder = f"logs/{flagfile.stem}"
-    if is_reptile(flagfile):
-        assert config.folder == folder and not config.pretrained
+    if program_of(flagfile):
+        assert config.folder == folder
+        assert not getattr(config, "pretrained", False)
     else:
         assert config.logdir == folder and config.train
 
 
 def test_is_tested_where_it_was_trained(flagfile):
-    if is_reptile(flagfile):
+    if program_of(flagfile):
         return  # one command trains and tests
     for number in TABLE[flagfile.stem]:
         more = "--train=False", "--test_set=True", *number.test_flags.split()

@@ -5,13 +5,17 @@ import shlex
 import command_lines
 from snapshots import snapshot
 
-from maml_tf import main_reptile
+from maml_tf import main_reptile, main_rl
 
 PROGRAMS = {
     "maml-tf": (command_lines.run_whole, "--logdir=logs --cache_dir=cache"),
     "reptile-tf": (
         lambda *arguments: main_reptile.main(list(arguments)),
         "--checkpoint=run --cache-dir=cache",
+    ),
+    "maml-rl-tf": (
+        lambda *arguments: main_rl.main(list(arguments)),
+        "--logdir=run",
     ),
 }
 """The programs, and flags that keep them in the current folder."""

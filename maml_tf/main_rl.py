@@ -1,0 +1,168 @@
+"""`maml-rl-tf`: trains and evaluates policies as cbfinn/maml_rl does."""
+
+import os
+import sys
+
+from absl import flags
+
+from maml_tf import command_line, main_flags
+from maml_tf.rl.config import ALL, RLConfig, original
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
+_FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
+
+# Flags by group: kind, name and meaning. Defaults are those of the settings;
+# other environments and methods have some of their own, see rl/config.py.
+FLAGS = {
+    "Task": [
+        (
+            _STRING,
+            "env",
+            "nav2d, cheetah_dir, cheetah_vel, ant_dir or ant_vel",
+        ),
+        (
+            _STRING,
+            "algo",
+            "maml_trpo, pretrain, oracle, random, or all of them, each in a "
+            "folder of its own, in one figure",
+        ),
+        (_INT, "max_path_length", "horizon: steps of a trajectory"),
+        (_STRING, "reward", "nav2d: minus the distance, or squared"),
+        (_STRING, "done", "nav2d: a trajectory ends in a box or l2 circle"),
+        (
+            _STRING,
+            "mode",
+            "locomotion: paper, or gym: control interval and observations of "
+            "gymnasium's v5",
+        ),
+    ],
+    "Inner loop": [
+        (_FLOAT, "fast_learning_rate", "α, the step size"),
+        (_INT, "fast_batch_size", "K, trajectories of a task"),
+        (_INT, "num_grad_updates", "inner steps in training"),
+        (_BOOL, "first_order", "MAML without second derivatives"),
+    ],
+    "Outer loop": [
+        (_INT, "meta_batch_size", "T, tasks in an iteration"),
+        (_FLOAT, "meta_step_size", "δ, the trust region of TRPO"),
+        (_INT, "n_itr", "iterations"),
+        (_STRING, "pretrain_with", "optimizer of pretraining: adam or trpo"),
+        (_FLOAT, "learning_rate", "Adam's step size"),
+    ],
+    "Policy and advantages": [
+        (_INT, "hidden_size", "units in each of two hidden layers"),
+        (_STRING, "activation", "relu or tanh"),
+        (_FLOAT, "discount", "γ"),
+        (_FLOAT, "gae_lambda", "λ of generalised advantages"),
+    ],
+    "Evaluation": [
+        (_BOOL, "train", "train first, or evaluate a checkpoint alone"),
+        (_INT, "test_goals", "tasks of the evaluation"),
+        (_INT, "test_updates", "updates of each"),
+        (_FLOAT, "test_learning_rate", "of the first; -1: as in training"),
+        (_FLOAT, "test_learning_rate_later", "of the others; -1: half of it"),
+        (_INT, "test_trajectories", "trajectories of a task in each round"),
+        (
+            _INT,
+            "test_transitions",
+            "steps after which a round of a task ends, of up to four times as "
+            "many trajectories; 0: no such number",
+        ),
+        (
+            _STRING,
+            "goal",
+            "evaluate on this one: x,y, a direction, 1 or -1, or a velocity",
+        ),
+        (_BOOL, "plot", "draw the curve of training, trajectories and a GIF"),
+    ],
+    "Program": [
+        (_STRING, "logdir", "the run's folder"),
+        (_BOOL, "resume", "continue from the latest checkpoint, or replace it"),
+        (_BOOL, "log", "write TensorBoard summaries"),
+        (_INT, "seed", "of the initial weights and of all draws"),
+        (
+            _BOOL,
+            "deterministic",
+            "let the same command give the same bits, also on a GPU",
+        ),
+        (
+            _STRING,
+            "on_save_error",
+            "stop, or continue to train, when logs or a checkpoint cannot be "
+            "saved",
+        ),
+        (_BOOL, "explain", "say what the flags mean, and do nothing"),
+    ],
+}
+
+
+def parse(arguments: list[str]) -> flags.FlagValues:
+    """Parses a command line, see `main_flags.parse`."""
+    return main_flags.parse("maml-rl-tf", RLConfig, FLAGS, arguments)
+
+
+def config_from_flags(values: flags.FlagValues) -> RLConfig:
+    """Returns the settings that parsed flags describe.
+
+    Where flags are not given, the published run of the environment and the
+    algorithm tells them.
+
+    Raises:
+      ConfigError: if they make no sense.
+    """
+    told = original(values["env"].value, values["algo"].value)
+    return RLConfig(**command_line.fields(RLConfig, values, told))
+
+
+def main(arguments: list[str]) -> int:
+    """Explains, trains and evaluates, and returns the exit status."""
+    if main_flags.asks_for_help(arguments):
+        print(main_flags.help_text(__doc__, RLConfig, FLAGS))
+        return 0
+    return command_line.guarded("maml-rl-tf", lambda: _run(arguments))
+
+
+def _run(arguments):
+    values = parse(arguments)
+    config = config_from_flags(values)
+    # TensorFlow takes seconds to import: bad flags need not wait for it.
+    from maml_tf.rl import train
+
+    runs = {config.algo: config}
+    if config.algo == ALL:
+        runs = train.methods(config)
+    if values.explain:
+        print("\n\n".join(train.explain(run) for run in runs.values()))
+        return
+    curves = {algo: _train_and_evaluate(run) for algo, run in runs.items()}
+    if config.algo == ALL:
+        print(f"Written: {train.draw_methods(config, curves)}")
+
+
+def _train_and_evaluate(config):
+    """Returns the curve of one algorithm, and prints it."""
+    from maml_tf.rl import published, train
+
+    if config.trains:
+        train.train(config)
+    found = train.evaluate(config)
+    paper = dict(enumerate(published.RETURNS[config.env][config.algo]))
+    goals = len(found.curve.values)
+    print(f"{config.algo}: updates, average return over {goals} goals, paper")
+    rows = zip(found.curve.mean, found.curve.ci95, strict=True)
+    for u, (mean, half) in enumerate(rows):
+        print(f"{u:4}  {mean:8.2f} ± {half:5.2f}  {paper.get(u, ''):>8}")
+    drawn = train.draw(config, found) if config.plot else []
+    print(f"Written: {', '.join([train.result_stem(config) + '.csv', *drawn])}")
+    return found.curve
+
+
+def run() -> None:
+    """Entry point of the `maml-rl-tf` command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

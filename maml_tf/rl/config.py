@@ -1,0 +1,242 @@
+"""The settings of one reinforcement-learning run, and the originals' values."""
+
+import dataclasses
+
+from maml_tf.config import LARGEST_SEED, ON_SAVE_ERROR
+from maml_tf.settings import Settings
+
+ALGORITHMS = ("maml_trpo", "pretrain", "oracle", "random")
+ALL = "all"
+ENVIRONMENTS = ("nav2d", "cheetah_dir", "cheetah_vel", "ant_dir", "ant_vel")
+ACTIVATIONS = ("relu", "tanh")
+MODES = ("paper", "gym")
+REWARDS = ("distance", "squared")
+DONES = ("box", "l2")
+OPTIMIZERS = ("adam", "trpo")
+
+GOALS = {
+    "nav2d": "two numbers in [-0.5, 0.5]",
+    "cheetah_dir": "-1 or 1",
+    "cheetah_vel": "a number in [0, 2]",
+    "ant_dir": "-1 or 1",
+    "ant_vel": "a number in [0, 3]",
+}
+
+_LOCOMOTION = {
+    "horizon": 200,
+    "inner_lr": 0.1,
+    "meta_batch_size": 40,
+    "pretrain_with": "trpo",
+    "test_trajectories": 20,
+    "test_updates": 3,
+}
+_PLAIN = {
+    "meta_batch_size": 5,
+    "trajectories": 20,
+    "trust_region": 0.01,
+    "meta_iterations": 1000,
+}
+ORIGINAL = {
+    "nav2d": {},
+    "cheetah_dir": {**_LOCOMOTION, "trust_region": 0.02},
+    "cheetah_vel": {**_LOCOMOTION, "meta_iterations": 475},
+    "ant_dir": {
+        **_LOCOMOTION,
+        "trajectories": 40,
+        "meta_iterations": 575,
+        "test_trajectories": 40,
+        "test_inner_lr_later": 0.001,
+    },
+    "ant_vel": {**_LOCOMOTION, "meta_iterations": 375},
+}
+"""What MAML's published run of an environment has otherwise than nav2d's.
+
+Source: cbfinn/maml_rl, `examples/maml_trpo_*.py`, and the result files.
+"""
+
+TEST_RATES = {
+    ("nav2d", "pretrain"): 0.5,
+    ("nav2d", "random"): 0.5,
+    ("cheetah_dir", "pretrain"): 0.2,
+    ("cheetah_vel", "pretrain"): 0.02,
+    ("ant_dir", "pretrain"): 0.2,
+    ("ant_vel", "pretrain"): 0.2,
+    ("cheetah_dir", "random"): 1.0,
+    ("cheetah_vel", "random"): 0.1,
+    ("ant_dir", "random"): 1.0,
+    ("ant_vel", "random"): 1.0,
+}
+"""Step sizes of the first update in a test, where they are not α."""
+
+
+def original(env: str, algo: str) -> dict:
+    """Returns the published settings that differ from the defaults.
+
+    They are empty for what is no environment or algorithm.
+    """
+    told = dict(ORIGINAL.get(env, {}))
+    if rate := TEST_RATES.get((env, algo)):
+        told["test_inner_lr"] = rate
+        told.pop("test_inner_lr_later", None)
+    if env == "nav2d" and algo == "random":
+        told["activation"] = "tanh"
+    if env == "nav2d" and algo == "oracle":
+        told["meta_batch_size"] = 1
+    if env != "nav2d" and algo in ("pretrain", "oracle"):
+        told |= _PLAIN
+    return told
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig(Settings):
+    """The settings of one run; defaults are those of MAML on nav2d.
+
+    Raises:
+      ConfigError: if a value, or a combination, makes no sense.
+    """
+
+    FLAGS = {
+        "inner_lr": "fast_learning_rate",
+        "trajectories": "fast_batch_size",
+        "inner_steps": "num_grad_updates",
+        "horizon": "max_path_length",
+        "trust_region": "meta_step_size",
+        "meta_iterations": "n_itr",
+        "meta_lr": "learning_rate",
+        "test_inner_lr": "test_learning_rate",
+        "test_inner_lr_later": "test_learning_rate_later",
+        "folder": "logdir",
+    }
+    FREE = Settings.FREE | {
+        "folder",
+        "goal",
+        "test_goals",
+        "test_inner_lr",
+        "test_inner_lr_later",
+        "test_trajectories",
+        "test_transitions",
+        "test_updates",
+        "train",
+    }
+    NOTED = frozenset({"meta_iterations", "meta_lr", "trust_region"})
+
+    algo: str = "maml_trpo"
+    env: str = "nav2d"
+    inner_lr: float = 0.5
+    meta_batch_size: int = 20
+    trajectories: int = 20
+    inner_steps: int = 1
+    horizon: int = 100
+    trust_region: float = 0.01
+    meta_iterations: int = 100
+    first_order: bool = False
+    pretrain_with: str = "adam"
+    meta_lr: float = 1e-3
+    discount: float = 0.99
+    gae_lambda: float = 1.0
+    hidden_size: int = 100
+    activation: str = "relu"
+    reward: str = "distance"
+    done: str = "box"
+    mode: str = "paper"
+    train: bool = True
+    test_updates: int = 4
+    test_inner_lr: float = -1.0
+    test_inner_lr_later: float = -1.0
+    test_goals: int = 40
+    test_trajectories: int = 40
+    test_transitions: int = 0
+    goal: str | None = None
+    seed: int = 0
+    folder: str = "logs/rl"
+    resume: bool = True
+    log: bool = True
+    plot: bool = False
+    deterministic: bool = False
+    on_save_error: str = "stop"
+
+    def __post_init__(self):
+        self.check_choice("algo", (*ALGORITHMS, ALL))
+        self.check_choice("env", ENVIRONMENTS)
+        self.check_choice("pretrain_with", OPTIMIZERS)
+        self.check_choice("activation", ACTIVATIONS)
+        self.check_choice("reward", REWARDS)
+        self.check_choice("done", DONES)
+        self.check_choice("mode", MODES)
+        self.check_choice("on_save_error", ON_SAVE_ERROR)
+        self._check_numbers()
+        self._check_goal()
+
+    @property
+    def test_rates(self) -> list[float]:
+        """Step sizes of the updates in a test: α, then half of it."""
+        first = (
+            self.inner_lr if self.test_inner_lr == -1 else (self.test_inner_lr)
+        )
+        later = (
+            first / 2
+            if self.test_inner_lr_later == -1
+            else (self.test_inner_lr_later)
+        )
+        return [first, *[later] * (self.test_updates - 1)][: self.test_updates]
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the policy sees its task."""
+        return self.algo == "oracle"
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to train."""
+        return self.train and self.algo != "random"
+
+    @property
+    def goal_numbers(self) -> list[float] | None:
+        """The goal to evaluate alone, or `None`."""
+        if self.goal is None:
+            return None
+        return [float(number) for number in self.goal.split(",")]
+
+    def _check_numbers(self):
+        for name in (
+            "meta_batch_size",
+            "trajectories",
+            "inner_steps",
+            "meta_iterations",
+            "hidden_size",
+            "test_goals",
+            "test_trajectories",
+        ):
+            self.check_at_least(name, 1)
+        self.check_at_least("horizon", 2)
+        for name in ("seed", "test_transitions", "test_updates"):
+            self.check_at_least(name, 0)
+        self.check_at_most("seed", LARGEST_SEED)
+        for name in ("trust_region", "meta_lr"):
+            self.check_positive(name)
+        self.check_not_negative("inner_lr")
+        for name in ("test_inner_lr", "test_inner_lr_later"):
+            if getattr(self, name) != -1:
+                self.check_not_negative(name)
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                self.refuse(name, "a number from 0 to 1")
+
+    def _check_goal(self):
+        try:
+            numbers = self.goal_numbers
+        except ValueError:
+            numbers = [float("nan")]
+        if numbers is not None and not in_range(self.env, numbers):
+            self.refuse("goal", f"{GOALS[self.env]} for --env={self.env}")
+
+
+def in_range(env: str, goal: list[float]) -> bool:
+    """Returns whether an environment has such a goal."""
+    if env == "nav2d":
+        return len(goal) == 2 and all(abs(x) <= 0.5 for x in goal)
+    if len(goal) != 1:
+        return False
+    if env.endswith("_dir"):
+        return abs(goal[0]) == 1
+    return 0 <= goal[0] <= {"cheetah_vel": 2, "ant_vel": 3}[env]

@@ -1,0 +1,72 @@
+"""Trajectories of all tasks, which advance together inside a graph."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from maml_tf.rl.advantages import Trajectories
+from maml_tf.rl.policies import gaussian
+
+Policy = Callable[[tf.Tensor], tf.Tensor]
+"""Maps observations `[T, K, o]` to predictions `[T, K, 2 d]`."""
+
+
+def collect(
+    environment,
+    policy: Policy,
+    tasks: tf.Tensor,
+    noise: tf.Tensor,
+    seed: tf.Tensor,
+) -> Trajectories:
+    """Lets policies act, with actions μ + σ ε.
+
+    A trajectory that has ended goes on, and its mask is 0 from there.
+
+    Args:
+      environment: see `navigation.Navigation`.
+      policy: of each task.
+      tasks: the task of each trajectory, `[T, K, task_size]`.
+      noise: ε, standard normal, `[T, K, H, d]`.
+      seed: `[2]`, of the initial states.
+    """
+    horizon = noise.shape[-2]
+    noise = tf.transpose(noise, [2, 0, 1, 3])
+    dtype = noise.dtype
+    records = [
+        tf.TensorArray(dtype, horizon, element_shape=[*tasks.shape[:2], *size])
+        for size in (
+            [environment.observation_size],
+            [environment.action_size],
+            [],
+            [],
+        )
+    ]
+
+    def body(t, states, alive, records):
+        observations = environment.observe(states, tasks)
+        prediction = gaussian(policy(observations))
+        actions = prediction.mean + tf.exp(prediction.log_std) * noise[t]
+        states, rewards, done = environment.step(states, actions, tasks)
+        values = observations, actions, rewards, alive
+        records = [r.write(t, v) for r, v in zip(records, values, strict=True)]
+        alive *= tf.cast(~done, dtype)
+        return t + 1, states, alive, records
+
+    *_, records = tf.while_loop(
+        lambda t, *_: t < horizon,
+        body,
+        (
+            0,
+            environment.reset(tasks, seed),
+            tf.ones(tasks.shape[:2], dtype),
+            records,
+        ),
+        maximum_iterations=horizon,
+    )
+    observations, actions, rewards, mask = (r.stack() for r in records)
+    return Trajectories(
+        tf.transpose(observations, [1, 2, 0, 3]),
+        tf.transpose(actions, [1, 2, 0, 3]),
+        tf.transpose(rewards, [1, 2, 0]),
+        tf.transpose(mask, [1, 2, 0]),
+    )

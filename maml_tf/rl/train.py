@@ -1,0 +1,302 @@
+"""Runs one reinforcement-learning configuration: trains and evaluates."""
+
+import csv
+import dataclasses
+import os
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import callbacks, checkpoints, plots, samplers, tasks
+from maml_tf.evaluation import write_curve
+from maml_tf.rl import evaluation, learners, pictures, policies
+from maml_tf.rl import explain as explanations
+from maml_tf.rl.config import ALGORITHMS, RLConfig, original
+from maml_tf.rl.navigation import Navigation
+from maml_tf.rl.published import RETURNS
+from maml_tf.run_folder import RunFolder
+
+PHASE = "policy"
+SAVE_INTERVAL = 5
+PICTURED = 6
+"""Goals in the picture of trajectories."""
+
+
+def build_environment(config: RLConfig):
+    """Returns the environment of a configuration.
+
+    Raises:
+      ValueError: if it needs an extra that is not installed.
+    """
+    if config.env == "nav2d":
+        return Navigation(config.reward, config.done, config.is_oracle)
+    from maml_tf.rl import locomotion
+
+    return locomotion.build(config.env, config.mode, config.is_oracle)
+
+
+def build_network(config: RLConfig, environment) -> keras.Model:
+    """Returns the policy with initial values drawn from the seed."""
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return policies.gaussian_mlp(
+        environment.observation_size,
+        environment.action_size,
+        hidden_size=config.hidden_size,
+        activation=config.activation,
+    )
+
+
+def build_learner(config: RLConfig) -> learners.PolicyLearner:
+    """Returns the compiled learner of an algorithm."""
+    environment = build_environment(config)
+    kind, own = _kind(config)
+    learner = kind(
+        build_network(config, environment),
+        environment,
+        horizon=config.horizon,
+        inner_lr=config.inner_lr,
+        discount=config.discount,
+        gae_lambda=config.gae_lambda,
+        **own,
+    )
+    optimizer = keras.optimizers.SGD(1.0)
+    if kind is learners.Pretraining:
+        optimizer = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8)
+    learner.compile(optimizer, jit_compile=False)
+    optimizer.build(learner.trainable_variables)
+    return learner
+
+
+def _kind(config):
+    """Returns a configuration's learner, and the arguments of its own."""
+    region = {"trust_region": config.trust_region}
+    if config.algo == "maml_trpo":
+        own = {
+            "inner_steps": config.inner_steps,
+            "first_order": config.first_order,
+        }
+        return learners.MAMLTRPO, {**region, **own}
+    if _plain_trpo(config):
+        return learners.TRPO, region
+    return learners.Pretraining, {}
+
+
+def _plain_trpo(config):
+    """Whether every trajectory has a task of its own, in one batch."""
+    pretrains = config.algo == "pretrain" and config.pretrain_with == "trpo"
+    return config.is_oracle or pretrains
+
+
+def training_tasks(config: RLConfig, environment, rounds: int):
+    """Returns the function from t to what iteration t draws from."""
+    batch, trajectories = config.meta_batch_size, config.trajectories
+
+    def sampler(t):
+        first, *others = tf.unstack(
+            tf.random.split(samplers.seed_at(config.seed, t), rounds + 1)
+        )
+        if _plain_trpo(config):
+            drawn = environment.sample_tasks(first, [1, batch * trajectories])
+        else:
+            drawn = environment.sample_tasks(first, [batch, 1])
+            drawn = tf.repeat(drawn, trajectories, 1)
+        return drawn, tf.stack(others)
+
+    return sampler
+
+
+def explain(config: RLConfig) -> str:
+    """Returns what a configuration means, see `maml_tf.rl.explain`."""
+    network = build_network(config, build_environment(config))
+    return explanations.explain(config, network)
+
+
+def train(config: RLConfig) -> None:
+    """Trains, or continues to train.
+
+    Raises:
+      checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      files.BusyError: if another process trains in the folder.
+      settings.ConfigError: if a setting is not what the checkpoint needs.
+      callbacks.NonFiniteError: if a return or the loss is not finite.
+      KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
+    """
+    learner = build_learner(config)
+    run, start = RunFolder(config), 0
+    with run.entered():
+        if done := run.latest():
+            checkpoints.restore(done, learner, PHASE)
+            start = done.iteration
+        run.describe(explanations.explain(config, learner.network))
+        print(explanations.header(config, learner.network), flush=True)
+        if start < config.meta_iterations:
+            _fit(run, learner, start)
+
+
+def _fit(run, learner, start):
+    config, end = run.config, run.config.meta_iterations
+    data = training_tasks(config, learner.environment, learner.rounds)
+    others = [
+        callbacks.NonFiniteGuard(
+            start, data, "--fast_learning_rate or --meta_step_size", 1
+        ),
+        callbacks.TrainingLog(
+            start,
+            run.table("training.csv", start, run.scalars().write),
+            _line,
+            window=1,
+        ),
+        callbacks.Saver(
+            start,
+            lambda done: run.save(learner, PHASE, done),
+            SAVE_INTERVAL,
+            config.on_save_error,
+        ),
+    ]
+    batches = tasks.meta_batches(data, start).take(end - start)
+    callbacks.fit(learner, batches, start, end, others)
+
+
+def _line(iteration, means):
+    words = [f"Iteration {iteration}: return {means['return']:.2f}"]
+    if "return_after" in means:
+        words.append(f"{means['return_after']:.2f} after adaptation")
+    if "kl" in means:
+        words.append(f"KL {means['kl']:.4f}")
+        words.append(f"{means['backtracks']:.0f} backtracks")
+    return ", ".join(words)
+
+
+def load_learner(config: RLConfig) -> learners.PolicyLearner:
+    """Returns the learner of the latest checkpoint, or of random weights.
+
+    Raises:
+      checkpoints.CheckpointError: if there is none, or it is of another
+        architecture.
+      settings.ConfigError: if it was made with other settings.
+    """
+    learner = build_learner(config)
+    if config.algo != "random":
+        found = checkpoints.find(config.folder)
+        settings = checkpoints.read(found).settings
+        config.changes_since(settings, found.path)
+        checkpoints.restore(found, learner, PHASE)
+    return learner
+
+
+def rate_warning(config: RLConfig) -> str | None:
+    """Returns what a step size other than that of training will do."""
+    first = config.test_rates[:1]
+    if config.algo != "maml_trpo" or first in ([], [config.inner_lr]):
+        return None
+    return (
+        f"--test_learning_rate={first[0]:g}: the model was trained with "
+        f"--fast_learning_rate={config.inner_lr:g}. MAML makes one step of "
+        "that size good, not others: a larger one overshoots and the return "
+        "can fall far below where it began."
+    )
+
+
+def evaluate(config: RLConfig) -> evaluation.Evaluation:
+    """Scores the latest checkpoint, and writes `evaluation.csv`.
+
+    Raises:
+      checkpoints.CheckpointError: see `load_learner`.
+      settings.ConfigError: see there.
+      ArithmeticError: if a return is not finite.
+    """
+    if warning := rate_warning(config):
+        print(f"Warning: {warning}", file=sys.stderr)
+    learner = load_learner(config)
+    rates = [] if config.is_oracle else config.test_rates
+    bar = None
+    if sys.stdout.isatty():
+        bar = keras.utils.Progbar(len(rates) + 1, unit_name="update")
+    found = evaluation.evaluate(
+        learner,
+        test_tasks(config, learner.environment),
+        rates,
+        trajectories=config.test_trajectories,
+        transitions=config.test_transitions,
+        seed=config.seed,
+        show=bar and (lambda u: bar.update(u + 1)),
+    )
+    os.makedirs(config.folder, exist_ok=True)
+    write_curve(found.curve, result_stem(config))
+    return found
+
+
+def test_tasks(config: RLConfig, environment) -> np.ndarray:
+    """Returns the tasks of an evaluation, `[G, task_size]`."""
+    if config.goal is not None:
+        return np.array([config.goal_numbers])
+    return environment.test_tasks(config.test_goals)
+
+
+def result_stem(config: RLConfig) -> str:
+    """Returns the path of the evaluation's files, without ending."""
+    return os.path.join(config.folder, "evaluation")
+
+
+def methods(config: RLConfig) -> dict[str, RLConfig]:
+    """Returns the runs of `--algo=all`, each in a folder of its own.
+
+    What differs from the defaults is kept; the rest is each method's own.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    shared = {**defaults, **original(config.env, config.algo)}
+    free = {k for k, value in shared.items() if getattr(config, k) == value}
+
+    def run(algo):
+        own = {**defaults, **original(config.env, algo)}
+        own = {k: value for k, value in own.items() if k in free}
+        own["algo"], own["env"] = algo, config.env
+        own["folder"] = os.path.join(config.folder, algo)
+        return dataclasses.replace(config, **own)
+
+    return {algo: run(algo) for algo in ALGORITHMS}
+
+
+def draw(config: RLConfig, found: evaluation.Evaluation) -> list[str]:
+    """Draws the curves of training and the trajectories; returns the paths."""
+    paths = []
+    if config.algo != "random":
+        paths.append(os.path.join(config.folder, "training.png"))
+        plots.plot_training(training_curves(config), paths[0], "return")
+    if config.env == "nav2d":
+        tasks_shown = test_tasks(config, Navigation())[:PICTURED]
+        rounds = [
+            (r.observations[:PICTURED, ..., :2], r.mask[:PICTURED])
+            for r in found.trajectories[:3]
+        ]
+        paths += [
+            f"{result_stem(config)}_{k}" for k in ("paths.png", "paths.gif")
+        ]
+        pictures.plot_paths(tasks_shown, rounds, paths[-2])
+        pictures.animate_paths(tasks_shown, rounds, paths[-1])
+    return paths
+
+
+def draw_methods(config: RLConfig, curves: dict) -> str:
+    """Draws all methods beside the published ones, as Figures 4 and 5 do."""
+    path = os.path.join(config.folder, "methods.png")
+    pictures.plot_methods(curves, RETURNS[config.env], path)
+    return path
+
+
+def training_curves(config: RLConfig) -> dict:
+    """Returns returns over training for `plots.plot_training`."""
+    path = os.path.join(config.folder, "training.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    iterations = np.array([int(row["iteration"]) for row in rows])
+    labels = {"return": "before", "return_after": "after adaptation"}
+    return {
+        label: (iterations, np.array([float(row[name]) for row in rows]))
+        for name, label in labels.items()
+        if name in rows[0]
+    }

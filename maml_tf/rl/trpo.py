@@ -1,0 +1,203 @@
+"""Trust-region policy optimisation of whatever leads to a policy.
+
+Plain training and MAML differ by `predict` alone, which maps parameters θ to
+the policies' predictions: by the network, or through the inner update.
+
+Source: Schulman et al. 2015, appendix C (arXiv 1502.05477); rllab's
+`ConjugateGradientOptimizer`, but with exact curvature products.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maml_tf.rl.advantages import Batch
+from maml_tf.rl.objectives import mean_kl, surrogate
+from maml_tf.rl.policies import fisher, gaussian
+
+CG_ITERATIONS = 10
+CG_TOLERANCE = 1e-10
+DAMPING = 1e-5
+BACKTRACKS = 15
+BACKTRACK_RATIO = 0.8
+
+Predict = Callable[[tf.Tensor], tf.Tensor]
+"""Maps parameters `[P]` to predictions `[T, N, 2 d]`."""
+
+
+class Step(NamedTuple):
+    """What an update came to.
+
+    Attributes:
+      theta: the new parameters `[P]`, or the old ones if none was accepted.
+      before: the surrogate at the old parameters.
+      after: the surrogate at the new ones.
+      kl: KL(old ‖ new).
+      backtracks: how often the full step was shortened.
+    """
+
+    theta: tf.Tensor
+    before: tf.Tensor
+    after: tf.Tensor
+    kl: tf.Tensor
+    backtracks: tf.Tensor
+
+
+def step(
+    theta: tf.Tensor, predict: Predict, batch: Batch, trust_region: float
+) -> Step:
+    """Returns the natural-gradient step on a batch, found by line search.
+
+        x = (H + 1e-5 I)⁻¹ ∇S,  θ′ = θ − 0.8ⁿ √(2δ / xᵀ(H + 1e-5 I)x) x
+
+    with H the Hessian of the mean KL at θ and the first n that makes the
+    surrogate S smaller and keeps the KL to δ.
+
+    Args:
+      theta: `[P]`.
+      predict: what maps it to predictions.
+      batch: what the policies of θ collected.
+      trust_region: δ.
+    """
+    problem = linearize(theta, predict, batch)
+    direction = conjugate_gradient(problem.damped, problem.gradient)
+    scale = step_size(direction, problem.damped(direction), trust_region)
+
+    def score(candidate):
+        new = predict(candidate)
+        return (
+            surrogate(batch, new, problem.old),
+            mean_kl(batch, new, problem.old),
+        )
+
+    return line_search(
+        theta, scale * direction, score, problem.loss, trust_region
+    )
+
+
+class Problem(NamedTuple):
+    """The surrogate and the KL around some parameters.
+
+    Attributes:
+      old: the predictions there, `[T, N, 2 d]`.
+      loss: the surrogate there.
+      gradient: its gradient ∇S, `[P]`.
+      curvature: maps v to Hv, with H the Hessian of the mean KL.
+    """
+
+    old: tf.Tensor
+    loss: tf.Tensor
+    gradient: tf.Tensor
+    curvature: Callable[[tf.Tensor], tf.Tensor]
+
+    def damped(self, v: tf.Tensor) -> tf.Tensor:
+        """Returns (H + 1e-5 I) v."""
+        return self.curvature(v) + DAMPING * v
+
+
+def linearize(theta: tf.Tensor, predict: Predict, batch: Batch) -> Problem:
+    """Returns surrogate, gradient and curvature at θ, all of one forward pass.
+
+    Where old and new policies are the same the KL has no slope, so its Hessian
+    is Jᵀ F J exactly, with J the Jacobian of the predictions, through the inner
+    update if there is one, and F their Fisher information. J v is a derivative
+    of u ↦ Jᵀ u, which is linear: no third derivatives, no second pass.
+    """
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch(theta)
+            predictions = predict(theta)
+            old = tf.stop_gradient(predictions)
+            loss = surrogate(batch, predictions, old)
+        dual = tf.zeros_like(old)
+        outer.watch(dual)
+        pulled = inner.gradient(predictions, theta, output_gradients=dual)
+    weight = batch.mask / tf.reduce_sum(batch.mask)
+    information = weight[..., None] * fisher(gaussian(old))
+
+    def curvature(v):
+        forward = outer.gradient(pulled, dual, output_gradients=v)
+        return inner.gradient(
+            predictions, theta, output_gradients=information * forward
+        )
+
+    return Problem(old, loss, inner.gradient(loss, theta), curvature)
+
+
+def conjugate_gradient(
+    product: Callable[[tf.Tensor], tf.Tensor],
+    b: tf.Tensor,
+    iterations: int = CG_ITERATIONS,
+) -> tf.Tensor:
+    """Solves A x = b, from x = 0, by products with A alone.
+
+    It stops early once r·r < 1e-10.
+    """
+
+    def body(x, r, p, rr):
+        z = product(p)
+        rate = rr / tf.tensordot(p, z, 1)
+        x, r = x + rate * p, r - rate * z
+        new_rr = tf.tensordot(r, r, 1)
+        return x, r, r + new_rr / rr * p, new_rr
+
+    x, *_ = tf.while_loop(
+        lambda x, r, p, rr: rr >= CG_TOLERANCE,
+        body,
+        (tf.zeros_like(b), b, b, tf.tensordot(b, b, 1)),
+        maximum_iterations=iterations,
+    )
+    return x
+
+
+def step_size(direction, curved, trust_region: float) -> tf.Tensor:
+    """Returns √(2δ / (x·Hx + 1e-8)), or 1 where that is no number."""
+    size = tf.sqrt(
+        2 * trust_region / (tf.tensordot(direction, curved, 1) + 1e-8)
+    )
+    return tf.where(tf.math.is_nan(size), tf.ones_like(size), size)
+
+
+def line_search(
+    theta: tf.Tensor,
+    full_step: tf.Tensor,
+    score: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    before: tf.Tensor,
+    trust_region: float,
+) -> Step:
+    """Returns θ − 0.8ⁿ · step for the first n < 15 that is good enough.
+
+    Args:
+      theta: `[P]`.
+      full_step: `[P]`.
+      score: maps parameters to their surrogate and KL.
+      before: the surrogate at θ, which has to become smaller.
+      trust_region: δ, which the KL has to keep to.
+    """
+
+    def fails(n, found):
+        del n
+        return ~((found[1] < before) & (found[2] <= trust_region))
+
+    def body(n, found):
+        del found
+        candidate = theta - BACKTRACK_RATIO ** tf.cast(n, theta.dtype) * (
+            full_step
+        )
+        return n + 1, (candidate, *score(candidate))
+
+    none = tf.constant(float("inf"), theta.dtype)
+    n, found = tf.while_loop(
+        fails,
+        body,
+        (0, (theta, none, none)),
+        maximum_iterations=BACKTRACKS,
+    )
+    kept = theta, before, tf.zeros_like(before)
+    rejected = fails(n, found)
+    found = [
+        tf.where(rejected, old, new)
+        for old, new in zip(kept, found, strict=True)
+    ]
+    return Step(found[0], before, found[1], found[2], n - 1)

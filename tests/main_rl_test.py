@@ -1,0 +1,217 @@
+"""`maml-rl-tf`: training, resuming, evaluation, pictures, and wrong input."""
+
+import csv
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from refused_lines import check_refused
+
+from maml_tf import checkpoints, main_rl
+from maml_tf.rl import evaluation, published, train
+from maml_tf.rl.navigation import Navigation
+
+TINY = (
+    "--n_itr=3",
+    "--meta_batch_size=2",
+    "--fast_batch_size=3",
+    "--max_path_length=10",
+    "--hidden_size=4",
+    "--test_goals=3",
+    "--test_trajectories=4",
+    "--test_updates=2",
+)
+
+
+def run(folder, *arguments):
+    return main_rl.main([*TINY, *arguments, f"--logdir={folder}"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns the folder of a whole run, to be read alone."""
+    folder = tmp_path_factory.mktemp("rl") / "whole"
+    assert run(folder, "--plot") == 0
+    return folder
+
+
+@pytest.fixture
+def trained(whole, tmp_path):
+    """Returns a copy of the folder of a whole run."""
+    return shutil.copytree(whole, tmp_path / "trained")
+
+
+def config(*arguments):
+    return main_rl.config_from_flags(main_rl.parse(list(arguments)))
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_resuming_gives_the_same_numbers(whole, tmp_path, capsys):
+    parted = tmp_path / "parted"
+    assert run(parted, "--n_itr=2") == 0
+    assert run(parted) == 0
+    printed = capsys.readouterr().out
+    assert "Changed: --n_itr: 2 before, 3" in printed
+    assert "Iteration 3: return " in printed
+    first, second = (
+        checkpoints.read(checkpoints.find(folder, 3)).arrays
+        for folder in (whole, parted)
+    )
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    for name in ("training.csv", "evaluation.csv"):
+        assert (whole / name).read_text() == (parted / name).read_text()
+    table = rows(whole / "training.csv")
+    assert [row["iteration"] for row in table] == ["1", "2", "3"]
+
+
+def test_writes_settings_curves_and_pictures(whole):
+    settings = json.loads((whole / "config.json").read_text())
+    assert settings["trajectories"] == 3 and settings["explanation"]
+    assert list(whole.glob("events*"))
+    for name in ("training.png", "evaluation_paths.png"):
+        assert (whole / name).stat().st_size > 1000
+    with Image.open(whole / "evaluation_paths.gif") as moving:
+        assert moving.n_frames > 2
+
+
+def test_all_methods_in_one_figure(tmp_path, capsys):
+    assert run(tmp_path, "--algo=all", "--n_itr=1") == 0
+    for algo in published.RETURNS["nav2d"]:
+        assert (tmp_path / algo / "evaluation.csv").exists()
+    assert (tmp_path / "methods.png").stat().st_size > 1000
+    oracle = rows(tmp_path / "oracle" / "evaluation.csv")
+    assert list(oracle[0]) == ["update0"]
+    assert "return_after" not in rows(tmp_path / "oracle" / "training.csv")[0]
+    assert not list((tmp_path / "random").glob("model*"))
+    assert "random: updates, average return" in capsys.readouterr().out
+
+
+def test_defaults_are_the_published_settings():
+    nav = config()
+    assert nav.inner_lr == 0.5 and nav.test_rates == [0.5, 0.25, 0.25, 0.25]
+    assert config("--algo=random").activation == "tanh"
+    assert config("--algo=random", "--activation=relu").activation == "relu"
+    cheetah = config("--env=cheetah_dir")
+    assert (cheetah.horizon, cheetah.trust_region) == (200, 0.02)
+    assert cheetah.test_rates == [0.1, 0.05, 0.05]
+    pretrained = config("--env=cheetah_vel", "--algo=pretrain")
+    assert pretrained.test_rates == [0.02, 0.01, 0.01]
+    runs = train.methods(config("--env=ant_dir", "--algo=all", "--n_itr=7"))
+    assert runs["random"].test_rates == [1.0, 0.5, 0.5]
+    assert runs["maml_trpo"].test_rates == [0.1, 0.001, 0.001]
+    assert {run.meta_iterations for run in runs.values()} == {7}
+
+
+def test_help_groups_every_flag_and_explains(tmp_path, capsys):
+    assert main_rl.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in main_rl.parse([]):
+        assert f"--{name.replace('_', '-')} " in text
+    assert run(tmp_path / "none", "--explain", "--algo=all") == 0
+    text = capsys.readouterr().out
+    assert "TRPO, δ = 0.01" in text and "Adam 0.001" in text
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_budget_of_steps_keeps_the_first_trajectories():
+    # Lengths 2, 3, 1, 3: the second is the one that makes it 4 steps.
+    lengths = np.array([[2, 3, 1, 3]])
+    mask = tf.constant((np.arange(3) < lengths[..., None]) * 1.0)
+    for budget, kept in ((4, [1, 1, 0, 0]), (0, [1, 1, 1, 1])):
+        found = evaluation._kept(mask, budget)
+        np.testing.assert_array_equal(found, [kept])
+
+
+def test_evaluation_of_one_goal_gives_its_numbers(trained, capsys):
+    before = (trained / "model3.npz").read_bytes()
+    each = np.load(trained / "evaluation.pkl", allow_pickle=True)["mses"]
+    goal = Navigation().test_tasks(3)[0]
+    given = f"--goal={goal[0]},{goal[1]}"
+    assert run(trained, "--train=False", given) == 0
+    alone = [*rows(trained / "evaluation.csv")[0].values()]
+    np.testing.assert_allclose(np.array(alone, float), each[0], 1e-4)
+    assert "Iteration" not in capsys.readouterr().out
+    assert (trained / "model3.npz").read_bytes() == before
+
+
+def test_another_step_size_in_a_test_is_warned_of(trained, capsys):
+    assert run(trained, "--train=False") == 0
+    assert "Warning" not in capsys.readouterr().err
+    assert run(trained, "--train=False", "--test_learning_rate=2") == 0
+    message = capsys.readouterr().err
+    assert "Warning: --test_learning_rate=2: " in message
+    assert "trained with --fast_learning_rate=0.5" in message
+
+
+def test_returns_that_are_not_finite_end_a_test(trained, capsys):
+    before = (trained / "evaluation.csv").read_text()
+    lines = "--train=False", "--test_learning_rate=1e38", "--test_updates=3"
+    assert run(trained, *lines) == 1
+    message = capsys.readouterr().err
+    assert "expected finite numbers, found" in message
+    assert "--test_learning_rate" in message
+    assert (trained / "evaluation.csv").read_text() == before
+
+
+def test_returns_that_are_not_finite_end_training(
+    tmp_path, monkeypatch, capsys
+):
+    def step(self, states, actions, tasks):
+        rewards = tf.fill(states.shape[:-1], np.nan)
+        return states, rewards, tf.zeros_like(rewards, tf.bool)
+
+    monkeypatch.setattr(Navigation, "step", step)
+    assert run(tmp_path) == 1
+    message = capsys.readouterr().err
+    assert "Not finite at iteration 1: first the returns" in message
+    assert not checkpoints.list_checkpoints(tmp_path)
+
+
+REFUSED = """
+--env=nav3d | --env: expected one of nav2d, cheetah_dir, cheetah_vel, ant_dir
+--algo=ppo | --algo: expected one of maml_trpo, pretrain, oracle, random, all
+--goal=0.6,0 | --goal: expected two numbers in [-0.5, 0.5]
+--goal=0.1 | --goal: expected two numbers in [-0.5, 0.5]
+--goal=left | --goal: expected two numbers in [-0.5, 0.5]
+--goal=nan,0 | --goal: expected two numbers in [-0.5, 0.5]
+--env=ant_dir --goal=2 | --goal: expected -1 or 1
+--env=ant_vel --goal=-1 | --goal: expected a number in [0, 3]
+--fast_learning_rate=-1 | --fast_learning_rate: expected a number of at least 0
+--meta_step_size=0 | --meta_step_size: expected a positive number
+--n_itr=0 | --n_itr: expected an integer of at least 1
+--max_path_length=1 | --max_path_length: expected an integer of at least 2
+--discount=1.5 | --discount: expected a number from 0 to 1
+--reward=cubed | --reward: expected one of distance, squared
+--done=never | --done: expected one of box, l2
+--mode=new | --mode: expected one of paper, gym
+--activation=gelu | --activation: expected one of relu, tanh
+--pretrain_with=sgd | --pretrain_with: expected one of adam, trpo
+--test_learning_rate=-2 | --test_learning_rate: expected a number of at least 0
+--test_goals=0 | --test_goals: expected an integer of at least 1
+--train=False | expected a checkpoint, model*.npz, found none
+--horizon=5 | 'horizon'
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case, home, capsys):
+    line, fragment = case.split(" | ")
+    check_refused("maml-rl-tf", line, [fragment], capsys, home)
+
+
+def test_missing_mujoco_names_the_extra(monkeypatch, home, capsys):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    monkeypatch.delitem(sys.modules, "maml_tf.rl.locomotion", raising=False)
+    message = check_refused(
+        "maml-rl-tf", "--env=cheetah_dir", ["--env=cheetah_dir"], capsys, home
+    )
+    assert "pip install .[mujoco]" in message

@@ -1,0 +1,97 @@
+"""Half-cheetah and ant: observations, rewards, ends, and training."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import main_rl
+from maml_tf.rl import locomotion
+
+pytest.importorskip("mujoco", reason="needs the extra mujoco")
+pytest.importorskip("gymnasium", reason="needs the extra mujoco")
+
+SEED = tf.constant([0, 1], tf.int64)
+
+
+def start(env, mode="paper", tasks=((1.0,), (-1.0,))):
+    made = locomotion.build(env, mode, False)
+    tasks = tf.constant(tasks)
+    return made, tasks, made.reset(tasks, SEED)
+
+
+@pytest.mark.parametrize(
+    "env, mode, numbers, seconds",
+    [
+        ("cheetah_dir", "paper", 20, 0.01),
+        ("cheetah_vel", "gym", 17, 0.05),
+        ("ant_dir", "paper", 125, 0.02),
+        ("ant_vel", "gym", 105, 0.05),
+    ],
+)
+def test_observations_and_control_interval(env, mode, numbers, seconds):
+    made, tasks, states = start(env, mode)
+    observed = made.observe(states, tasks)
+    assert observed.shape == (2, numbers) == (2, made.observation_size)
+    assert made.physics.seconds == pytest.approx(seconds)
+    oracle = locomotion.build(env, mode, True)
+    assert oracle.observation_size == numbers + 1
+
+
+@pytest.mark.parametrize("env", ["cheetah_dir", "ant_dir"])
+def test_direction_is_rewarded_by_the_centre_of_mass(env):
+    made, tasks, states = start(env)
+    moved, reward, done = made.step(
+        states, tf.constant([[3.0] * made.action_size] * 2), tasks
+    )
+    com = made._part(moved, "com") - made._part(states, "com")
+    velocity = com[:, 0] / made.physics.seconds
+    cost = {"cheetah_dir": 0.05, "ant_dir": 0.005}[env] * made.action_size
+    alive = 0.0
+    if env == "ant_dir":
+        contacts = made._part(moved, "contacts")
+        alive = 0.05 - 0.0005 * np.sum(contacts.numpy() ** 2, -1)
+    want = velocity * [1, -1] - cost + alive
+    np.testing.assert_allclose(reward, want, 1e-5)
+    assert not done.numpy().any()
+
+
+def test_velocity_is_rewarded_by_its_distance():
+    made, tasks, states = start("ant_vel", tasks=((0.0,), (2.0,)))
+    moved, reward, _ = made.step(states, tf.zeros([2, 8]), tasks)
+    com = made._part(moved, "com") - made._part(states, "com")
+    velocity = com[:, 0] / made.physics.seconds
+    contacts = np.sum(made._part(moved, "contacts").numpy() ** 2, -1)
+    want = 1.05 - np.abs(velocity - [0, 2]) - 0.0005 * contacts
+    np.testing.assert_allclose(reward, want, 1e-5)
+
+
+def test_a_step_depends_on_its_robot_alone():
+    made, tasks, states = start("cheetah_dir")
+    actions = tf.constant([[0.5] * 6, [-0.5] * 6])
+    both, *_ = made.step(states, actions, tasks)
+    alone, *_ = made.step(states[1:], actions[1:], tasks[1:])
+    np.testing.assert_array_equal(both[1:], alone)
+
+
+def test_the_ant_ends_out_of_its_heights():
+    made, _, states = start("ant_dir")
+    high = np.array(states)
+    high[0, 2], high[1, 2] = 1.1, 0.5
+    np.testing.assert_array_equal(made._ends(high), [True, False])
+
+
+def test_trains_and_resumes(tmp_path, capsys):
+    line = [
+        "--env=cheetah_dir",
+        "--n_itr=1",
+        "--meta_batch_size=2",
+        "--fast_batch_size=2",
+        "--max_path_length=5",
+        "--hidden_size=4",
+        "--test_goals=2",
+        "--test_trajectories=2",
+        f"--logdir={tmp_path}",
+    ]
+    assert main_rl.main(line) == 0
+    assert main_rl.main([*line, "--n_itr=2"]) == 0
+    assert "Iteration 2: return" in capsys.readouterr().out
