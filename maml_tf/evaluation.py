@@ -55,8 +55,12 @@ def adaptation_curve(
       data: elements `((support_x, support_y, query_x), query_y)`.
       metric: maps (targets, predictions) to a number for each task, `[B]`.
     """
-    score = scorer(learner, {"score": metric})
-    values = [score(x, y)["score"] for x, y in data]
+    return scored(scorer(learner, {"score": metric}), data)
+
+
+def scored(score: Callable, data: tf.data.Dataset) -> AdaptationCurve:
+    """Scores the tasks of a finite data set by a `scorer` of one metric."""
+    values = [value for x, y in data for value in score(x, y).values()]
     return AdaptationCurve(np.concatenate(values))
 
 
@@ -65,7 +69,7 @@ def scorer(learner, metrics: Mapping[str, TaskLoss]) -> Callable:
 
     It maps the data set's `(x, y)` to the values of each metric by name, laid
     out as in `AdaptationCurve`: `[B, U + 1]`. Keep it where meta-batches come
-    one by one: making it anew traces the graph anew.
+    one by one, or parameters change: making it anew traces the graph anew.
 
     Args:
       learner: see `adaptation_curve`.

@@ -386,16 +386,23 @@ def score(config: Config, learner: MAML) -> evaluation.AdaptationCurve:
 
     It is the mean over cyclic permutations of each task's labels.
     """
-    *_, metric = task_metrics(config).values()
+    return _scored(config, _scorer(config, learner))
+
+
+def _scorer(config, learner):
+    """Returns the compiled function that scores tasks by the last metric."""
+    name, metric = list(task_metrics(config).items())[-1]
+    return evaluation.scorer(learner, {name: metric})
+
+
+def _scored(config, score):
     data = test_tasks(config)
     curves = [
-        evaluation.adaptation_curve(
-            learner, data.map(_relabelled(shift, config.ways)), metric
-        ).values
+        evaluation.scored(score, data.map(_relabelled(shift, config.ways)))
         for shift in range(config.label_permutations)
     ]
-    values = np.mean(curves, 0)[: config.test_tasks]
-    return evaluation.AdaptationCurve(values)
+    values = np.mean([curve.values for curve in curves], 0)
+    return evaluation.AdaptationCurve(values[: config.test_tasks])
 
 
 def _relabelled(shift, ways):
@@ -438,11 +445,11 @@ def _restore_best(config, learner):
     config = dataclasses.replace(
         config, test_set=False, test_tasks=EVALUATION_TASKS
     )
-    scores = {}
+    scores, score = {}, _scorer(config, learner)
     checkpoints.find(config.folder)  # Raises where there is none to score.
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
-        scores[checkpoint] = score(config, learner).mean[-1]
+        scores[checkpoint] = _scored(config, score).mean[-1]
         print(
             f"{checkpoint.path.name}: {scores[checkpoint]:.2%} on "
             f"{EVALUATION_TASKS} tasks of validation classes"
