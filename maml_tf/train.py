@@ -95,8 +95,10 @@ def build_learner(
     # The original clips by value where it trains on mini-ImageNet only.
     clip = 10.0 if config.datasource == "miniimagenet" else None
     adam = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8, clipvalue=clip)
-    # Fusing operations pays where they are small.
-    jit_compile = "auto" if config.is_classification else True
+    # Fusing operations pays where they are small; Keras does not fuse them
+    # where bits are promised to be the same.
+    fuses = not (config.is_classification or config.deterministic)
+    jit_compile = fuses or "auto"
     learner.compile(adam, loss, jit_compile=jit_compile)
     adam.build(learner.trainable_variables)
     return learner

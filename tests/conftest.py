@@ -10,8 +10,6 @@ from absl.testing import flagsaver
 
 # Tests run side by side, see run_tests.sh: one core for an operation of each.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-# Whatever a test repeats gives the same bits, as by --deterministic.
-os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
