@@ -1,6 +1,10 @@
-"""Whatever bytes and words there are, readers give a value or their error."""
+"""Whatever bytes and words there are, readers give a value or their error.
+
+FUZZ_EXAMPLES=20000 ./run_tests.sh tests/fuzz_test.py tries so many others.
+"""
 
 import io
+import os
 
 import hypothesis
 import numpy as np
@@ -14,9 +18,11 @@ from maml_tf import checkpoints, main, main_reptile, mini_imagenet
 from maml_tf.cache import DataError
 from maml_tf.settings import ConfigError
 
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 modest = hypothesis.settings(
-    max_examples=100,
-    derandomize=True,
+    max_examples=int(EXAMPLES or 100),
+    derandomize=not EXAMPLES,
+    database=None,
     deadline=None,
     # The folder is the same for all examples, each of which writes its file.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],

@@ -418,3 +418,15 @@ def test_a_full_disk(on_save_error, small_disk, undisturbed, capsys):
     assert_same(content(small_disk, 300), content(undisturbed, 300))
     [expected] = undisturbed.glob("*/training.csv")
     assert (folder / "training.csv").read_bytes() == expected.read_bytes()
+
+
+def test_a_disk_that_becomes_read_only(small_disk, capsys):
+    assert trains(small_disk, 100, "--nolog") == 0
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    before = {p: p.read_bytes() for p in small_disk.rglob("*") if p.is_file()}
+    for more in ([], ["--on_save_error=continue"]):
+        assert trains(small_disk, 300, "--nolog", *more) == 1
+        assert "Read-only file system" in capsys.readouterr().err
+    for path, content in before.items():
+        assert path.read_bytes() == content
