@@ -34,7 +34,7 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
     """Draws what the records allow into results/figures.
 
     Args:
-      chosen: the records of the report, see `report.chosen`.
+      chosen: the records of the report, see `pages.chosen`.
       results: the folder.
 
     Returns:

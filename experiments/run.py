@@ -232,9 +232,9 @@ def _failed(word, flags, budget):
         if word == "list":
             show_list()
         elif word == "report":
-            import report
+            import pages
 
-            report.build(published.ROOT / "results")
+            pages.build(published.ROOT / "results")
         elif word == "protocols":
             import protocols
 

@@ -12,8 +12,8 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import pages  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
-import report  # noqa: E402
 
 RESULTS = ROOT / "results"
 EMBEDDED = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
@@ -28,7 +28,7 @@ def rebuilt(tmp_path_factory):
         folder,
         ignore=shutil.ignore_patterns("figures", "report.*", "*.png"),
     )
-    report.build(folder)
+    pages.build(folder)
     return folder
 
 
@@ -130,4 +130,4 @@ def record(iterations=100, deviations=(), diverged=0):
     ],
 )
 def test_verdicts(published_number, mean, half, found, words):
-    assert report.verdict(published_number, mean, half, [found]) == words
+    assert pages.verdict(published_number, mean, half, [found]) == words
