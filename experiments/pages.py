@@ -129,6 +129,7 @@ MEASURED = [
     "machine",
 ]
 REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
+NEEDS = {"none": "nothing", "mujoco": "MuJoCo"}
 NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
 
 
@@ -258,12 +259,13 @@ def _short(record):
 def _not_run(numbers, ran):
     for number in numbers:
         if number.name not in ran:
-            more = "" if number.data == "none" else " --data_dir=DIR"
+            found = number.data in ("omniglot", "miniimagenet")
+            more = " --data_dir=DIR" * found
             yield [
                 number.name,
                 number.source,
                 number.paper or "a curve",
-                f"data: {number.data}" if more else "nothing",
+                NEEDS.get(number.data, f"data: {number.data}"),
                 number.hours or "not measured",
                 f"`./run_experiments.sh {number.name}{more}`",
             ]
