@@ -63,20 +63,24 @@ def load(folder: str, changes: dict) -> Run:
     """
     checkpoint = checkpoints.find(folder)
     content = checkpoints.read(checkpoint)
-    reptile = content.phase == reptile_train.PHASE
-    kind = ReptileConfig if reptile else Config
-    names = kind.__dataclass_fields__
     settings = {**content.settings, **changes}
-    if not reptile:
-        settings |= {"train": False, "test_set": True}
-    config = kind(**{k: v for k, v in settings.items() if k in names})
-    if reptile:
+    if content.phase == reptile_train.PHASE:
+        config = _config(ReptileConfig, settings)
         learner = reptile_train.build_learner(config)
-        checkpoints.restore(checkpoint, learner, reptile_train.PHASE)
+        # Adam's moments are part of the inner loop.
+        checkpoints.restore(checkpoint, learner, content.phase)
     else:
+        tested = {"train": False, "test_set": True}
+        config = _config(Config, {**settings, **tested})
         learner = train.build_learner(config, train.build_network(config))
         checkpoints.restore(checkpoint, learner, phase=None)
     return Run(checkpoint, config, learner)
+
+
+def _config(kind, settings):
+    """Returns settings of a kind; others, of later versions, are left out."""
+    names = kind.__dataclass_fields__
+    return kind(**{k: v for k, v in settings.items() if k in names})
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -90,30 +94,35 @@ def compare(a: Run, b: Run) -> Comparison:
       settings.ConfigError: if they do not learn the same kind of tasks.
     """
     _require_alike(a, b)
+    if a.is_reptile or b.is_reptile:
+        return _at_the_end(a, b)
+    return _step_by_step(a, b)
+
+
+def _step_by_step(a, b):
+    shots, (*_, metric) = a.config.shots, train.task_metrics(a.config)
+    a_values, b_values = (
+        train.score(
+            dataclasses.replace(r.config, shots=shots), r.learner
+        ).values
+        for r in (a, b)
+    )
+    steps = range(1, min(a_values.shape[1], b_values.shape[1]))
+    return Comparison(
+        _words(a.config, f"{len(a_values)} tasks", "test classes"),
+        metric if a.config.is_classification else "mean squared error",
+        tuple(f"step {u}" for u in steps),
+        a_values[:, steps],
+        b_values[:, steps],
+    )
+
+
+def _at_the_end(a, b):
     config = b.config if a.is_reptile else a.config
-    if not (a.is_reptile or b.is_reptile):
-        a_values, b_values = (
-            train.score(
-                dataclasses.replace(r.config, shots=config.shots), r.learner
-            ).values
-            for r in (a, b)
-        )
-        steps = tuple(f"step {u}" for u in range(a_values.shape[1]))
-        least = min(a_values.shape[1], b_values.shape[1])
-        words = _words(config, f"{len(a_values)} tasks", "test classes")
-        *_, metric = train.task_metrics(config)
-        metric = metric if config.is_classification else "mean squared error"
-        return Comparison(
-            words,
-            metric,
-            steps[1:least],
-            a_values[:, 1:least],
-            b_values[:, 1:least],
-        )
     sampler, words = _common_tasks(config, a, b)
     count = config.test_tasks if isinstance(config, Config) else 600
-    a_values, b_values = (_last(r, sampler, count) for r in (a, b))
-    return Comparison(words, "accuracy", ("last step",), a_values, b_values)
+    values = (_last(run, sampler, count) for run in (a, b))
+    return Comparison(words, "accuracy", ("last step",), *values)
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
