@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from maml_tf import (
     checkpoints,
@@ -216,13 +217,11 @@ def _common_tasks(config, *runs):
 
 def _last(run, sampler, count):
     """Returns the accuracy of tasks after the last step, `[tasks, 1]`."""
-    values = []
+    values, predict = [], tf.function(run.learner.adapt_and_predict)
     data = tasks.meta_batches(sampler).take(count // train.TEST_META_BATCH)
     for (support_x, support_y, query_x), query_y in data:
         if run.is_reptile:  # paper is 1 and ink 0
             support_x, query_x = 1 - support_x, 1 - query_x
-        predictions = run.learner.adapt_and_predict(
-            support_x, support_y, query_x
-        )
+        predictions = predict(support_x, support_y, query_x)
         values.append(losses.accuracy(query_y, predictions))
     return np.concatenate(values)[:, None]

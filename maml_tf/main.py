@@ -297,9 +297,9 @@ def _compare(folders):
         if flags.FLAGS[Config.flag_name(field)].present
     }
     runs = [comparison.load(folder, given) for folder in folders]
-    found = comparison.compare(*runs)
     for name, run in zip("AB", runs, strict=True):
-        print(f"{name}  {run.checkpoint.path}")
+        print(f"{name}  {run.checkpoint.path}", flush=True)
+    found = comparison.compare(*runs)
     print(f"{found.metric}: {found.tasks}")
     print(comparison.table(found))
 

@@ -80,7 +80,7 @@ ARCHITECTURE = {
     "rl.pictures": ("learner", "matplotlib numpy"),
     "train": ("both", "keras numpy tensorflow"),
     "reptile_train": ("both", "PIL keras numpy tensorflow"),
-    "comparison": ("both", "numpy"),
+    "comparison": ("both", "numpy tensorflow"),
     "rl.train": ("both", "keras numpy tensorflow"),
     "__init__": ("both", ""),
     "main_flags": ("both", "absl"),
