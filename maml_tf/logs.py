@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import files
@@ -130,9 +131,10 @@ class Scalars:
         """
         if self.folder is None:
             return
-        constants = {k: tf.constant(value) for k, value in values.items()}
+        # TensorFlow keeps every Python number that it has met, but no arrays.
+        arrays = {k: np.array(value, np.float32) for k, value in values.items()}
         try:
-            self._write(tf.constant(step, tf.int64), constants)
+            self._write(tf.constant(np.array(step)), arrays)
             self._writer.flush()
         except tf.errors.OpError as error:
             raise OSError(f"{self.folder}: {error.message}") from error

@@ -58,7 +58,7 @@ ARCHITECTURE = {
     "evaluation": ("learner", "numpy tensorflow"),
     "checkpoints": ("learner", "numpy"),
     "legacy": ("learner", "keras numpy tensorflow"),
-    "logs": ("learner", "tensorflow"),
+    "logs": ("learner", "numpy tensorflow"),
     "run_folder": ("learner", ""),
     "callbacks": ("learner", "keras numpy tensorflow"),
     "explain": ("learner", "keras"),

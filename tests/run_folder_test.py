@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
@@ -427,3 +428,13 @@ def test_a_disk_that_becomes_read_only(small_disk, capsys):
         assert "Read-only file system" in capsys.readouterr().err
     for path, content in before.items():
         assert path.read_bytes() == content
+
+
+def test_scalars_stay_on_disk_alone(tmp_path):
+    shown = logs.Scalars(str(tmp_path))
+    memory = []
+    for step in range(6000):
+        shown.write(step, {"a": step / 7, "b": step / 11, "c": step / 13})
+        if step % 2000 == 1999:
+            memory.append(psutil.Process().memory_info().rss / 1e6)
+    assert memory[-1] - memory[0] < 4  # 12 where TensorFlow keeps the numbers
