@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from maml_tf import selection
-from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.config import Config
 from maml_tf.engines import Choice
 
 ADAPTED = {
@@ -51,7 +51,7 @@ def explain(config: Config, network: keras.Model, engine: Choice) -> str:
             _normalisation(config),
             "Meta-gradient: " + _order(config),
             _clipping(config),
-            f"Evaluation: {EVALUATION_TASKS} tasks, steps 0 … "
+            f"Evaluation: {config.test_tasks} tasks, steps 0 … "
             f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
             f"on the support set; {tested.queries} queries a class; intervals "
             "are ±1.96 · std / √600.",

@@ -69,7 +69,8 @@ def test_usage(line, project, capsys):
     phase = "pretrain" if "--pretrain" in line else "metatrain"
     few = "--nolog", f"--{phase}_iterations=2"
     assert run(*arguments, *few) == 0
-    tested = (*arguments, *few, "--train=False", "--test_set=True")
+    test = "--train=False", "--test_set=True", "--test_tasks=8"
+    tested = *arguments, *few, *test
     assert run(*tested) == 0
     written = capsys.readouterr().out.split("Written: ")[1].split(",")[0]
     with open(project / written, newline="") as file:
@@ -136,7 +137,8 @@ def test_anyones_class_folders(channels, tmp_path, capsys):
         f"--metatrain_iterations=20 --nolog --logdir={tmp_path}"
     ).split()
     assert run(*line) == 0
-    assert run(*line, "--train=False", "--test_set=True") == 0
+    test = "--train=False", "--test_set=True", "--test_tasks=8"
+    assert run(*line, *test) == 0
     printed = capsys.readouterr().out
     assert "folder, 3-way 2-shot" in printed
     step_10 = printed.split("\n  10  ")[1].split()[0]
