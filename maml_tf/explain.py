@@ -54,7 +54,7 @@ def explain(config: Config, network: keras.Model, engine: Choice) -> str:
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
             f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
             f"on the support set; {tested.queries} queries a class; intervals "
-            "are ±1.96 · std / √600.",
+            f"are ±1.96 · std / √{config.test_tasks}.",
         ]
     )
 
