@@ -257,7 +257,43 @@ def worsens(before: str, after: str):
     return fault
 
 
-class Saver(IterationCallback):
+class Keeper(IterationCallback):
+    """Calls `keep()` at regular intervals, and for what has been done since.
+
+    Args:
+      start: the iteration at which the run starts or continues.
+      interval: in iterations.
+
+    Attributes:
+      done: updates done.
+    """
+
+    def __init__(self, start: int, interval: int):
+        super().__init__(start)
+        self.interval = interval
+        self.done = self._kept = start
+
+    def on_iteration(self, iteration):
+        """Keeps if it is time."""
+        self.done = iteration
+        if iteration % self.interval == 0:
+            self._keep()
+
+    def on_train_end(self, logs=None):
+        """Keeps what has been done since."""
+        if self._kept < self.done:
+            self._keep()
+
+    def _keep(self):
+        self.keep()
+        self._kept = self.done
+
+    def keep(self):
+        """To be overridden."""
+        raise NotImplementedError
+
+
+class Saver(Keeper):
     """Saves a checkpoint at regular intervals and when training stops.
 
     Args:
@@ -269,30 +305,21 @@ class Saver(IterationCallback):
     """
 
     def __init__(self, start, save, interval, on_save_error="stop"):
-        super().__init__(start)
+        super().__init__(start, interval)
         self.save = save
-        self.interval = interval
         self.on_save_error = on_save_error
-        self.done = self.saved = start
 
     def on_iteration(self, iteration):
         """Saves if it is time."""
-        self.done = iteration
-        if iteration % self.interval == 0:
-            with files.tolerating(self.on_save_error):
-                self._save()
+        with files.tolerating(self.on_save_error):
+            super().on_iteration(iteration)
 
-    def on_train_end(self, logs=None):
-        """Saves what has been done since."""
-        if self.saved < self.done:
-            self._save()
-
-    def _save(self):
+    def keep(self):
+        """Saves."""
         self.save(self.done)
-        self.saved = self.done
 
 
-class Clock(IterationCallback):
+class Clock(Keeper):
     """Writes how long training has taken, at regular intervals and at its end.
 
     Seconds count from here, and go on where an earlier run stopped: with
@@ -305,28 +332,15 @@ class Clock(IterationCallback):
     """
 
     def __init__(self, start: int, table: Table, interval: int):
-        super().__init__(start)
+        super().__init__(start, interval)
         self.table = table
-        self.interval = interval
         before = sum(row["seconds"] for row in table.last(1))
         self.began = time.monotonic() - before
-        self.done = self.written = start
 
-    def on_iteration(self, iteration):
-        """Writes a row if it is time."""
-        self.done = iteration
-        if iteration % self.interval == 0:
-            self._write()
-
-    def on_train_end(self, logs=None):
-        """Writes what has been done since."""
-        if self.written < self.done:
-            self._write()
-
-    def _write(self):
+    def keep(self):
+        """Writes a row."""
         seconds = round(time.monotonic() - self.began, 1)
         self.table.append(self.done, {"seconds": seconds})
-        self.written = self.done
 
 
 class StopOnSignal(keras.callbacks.Callback):

@@ -15,7 +15,7 @@ from maml_tf import (
     tasks,
     train,
 )
-from maml_tf.config import Config
+from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.image_classes import check_enough
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
@@ -121,7 +121,9 @@ def _step_by_step(a, b):
 def _at_the_end(a, b):
     config = b.config if a.is_reptile else a.config
     sampler, words = _common_tasks(config, a, b)
-    count = config.test_tasks if isinstance(config, Config) else 600
+    count = (
+        config.test_tasks if isinstance(config, Config) else EVALUATION_TASKS
+    )
     values = (_last(run, sampler, count) for run in (a, b))
     return Comparison(words, "accuracy", ("last step",), *values)
 
@@ -198,7 +200,7 @@ def _common_tasks(config, *runs):
     task_list = samplers.draw_task_list(
         data.starts[classes].tolist(),
         data.sizes[classes].tolist(),
-        600,
+        EVALUATION_TASKS,
         config.ways,
         needed,
         6,
@@ -212,7 +214,9 @@ def _common_tasks(config, *runs):
         rotate=False,
     )
     count = f"{len(classes)} classes that both held out, not turned"
-    return sampler, _words(config, "600 tasks, 1 query a class", count)
+    return sampler, _words(
+        config, f"{EVALUATION_TASKS} tasks, 1 query a class", count
+    )
 
 
 def _last(run, sampler, count):

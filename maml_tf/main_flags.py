@@ -12,6 +12,31 @@ Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
 """By title: kind, name and meaning of each flag, which settings' fields have
 the defaults of."""
 
+FOLDER = (
+    (
+        flags.DEFINE_bool,
+        "resume",
+        "continue from the latest checkpoint, or replace it",
+    ),
+    (flags.DEFINE_bool, "log", "write TensorBoard summaries"),
+)
+"""Flags of a run's folder."""
+
+RUN = (
+    (
+        flags.DEFINE_bool,
+        "deterministic",
+        "let the same command give the same bits, also on a GPU",
+    ),
+    (
+        flags.DEFINE_string,
+        "on_save_error",
+        "stop, or continue to train, when logs or a checkpoint cannot be saved",
+    ),
+    (flags.DEFINE_bool, "explain", "say what the flags mean, and do nothing"),
+)
+"""Flags of how a program runs."""
+
 
 def parse(
     program: str, kind: type, groups: Groups, arguments: Sequence[str]

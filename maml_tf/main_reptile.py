@@ -69,8 +69,7 @@ FLAGS = {
             "write the checkpoint to this prefix as supervised-reptile does, "
             "and do no more",
         ),
-        (_BOOL, "resume", "continue from the latest checkpoint, or replace it"),
-        (_BOOL, "log", "write TensorBoard summaries"),
+        *main_flags.FOLDER,
         (
             _STRING,
             "data_dir",
@@ -86,18 +85,7 @@ FLAGS = {
         (_INT, "image_channels", "of --datasource=folder: 3 or 1, grey"),
         (_INT, "seed", "of the split, the initial weights and all draws"),
         (_STRING, "engine", "stacked or looped tasks, or auto"),
-        (
-            _BOOL,
-            "deterministic",
-            "let the same command give the same bits, also on a GPU",
-        ),
-        (
-            _STRING,
-            "on_save_error",
-            "stop, or continue to train, when logs or a checkpoint cannot be "
-            "saved",
-        ),
-        (_BOOL, "explain", "say what the flags mean, and do nothing"),
+        *main_flags.RUN,
         (
             _BOOL,
             "check_data",

@@ -79,21 +79,9 @@ FLAGS = {
     ],
     "Program": [
         (_STRING, "logdir", "the run's folder"),
-        (_BOOL, "resume", "continue from the latest checkpoint, or replace it"),
-        (_BOOL, "log", "write TensorBoard summaries"),
+        *main_flags.FOLDER,
         (_INT, "seed", "of the initial weights and of all draws"),
-        (
-            _BOOL,
-            "deterministic",
-            "let the same command give the same bits, also on a GPU",
-        ),
-        (
-            _STRING,
-            "on_save_error",
-            "stop, or continue to train, when logs or a checkpoint cannot be "
-            "saved",
-        ),
-        (_BOOL, "explain", "say what the flags mean, and do nothing"),
+        *main_flags.RUN,
     ],
 }
 

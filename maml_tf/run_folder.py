@@ -3,11 +3,10 @@
 import contextlib
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 
-from maml_tf import checkpoints, files, logs, provenance
+from maml_tf import checkpoints, files, logs, provenance, records
 
 
 class RunFolder:
@@ -131,7 +130,4 @@ def _seconds(folder, iteration):
 
 def _commit(folder):
     path = os.path.join(folder, "config.json")
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file).get("commit")
+    return records.read(path).get("commit") if os.path.exists(path) else None
