@@ -26,7 +26,7 @@ flags.DEFINE_string("output", "soak", "Of the table and the picture.")
 TRAINING = [
     *(sys.executable, "-m", "maml_tf.main"),
     *("--datasource=sinusoid", "--norm=None", "--update_batch_size=10"),
-    "--metatrain_iterations=1000000000",
+    "--metatrain_iterations=10000000",
 ]
 
 
@@ -79,7 +79,10 @@ def look(pid: int, folder: pathlib.Path, seconds: float) -> dict[str, float]:
 
 
 def last_iteration(folder):
-    """Returns the iteration of the last whole row of the training's table."""
+    """Returns the iteration of the last whole row of the training's table.
+
+    A run of ten million iterations writes one for each 1,000.
+    """
     for path in folder.rglob("training.csv"):
         whole = path.read_bytes().rpartition(b"\n")[0]
         return int(whole.rpartition(b"\n")[2].split(b",")[0])

@@ -4,6 +4,7 @@ Training is one Keras epoch that starts at any iteration, so that a run can
 be interrupted and continued anywhere.
 """
 
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from maml_tf import files
 from maml_tf.evaluation import AdaptationCurve
 from maml_tf.logs import Table
 
+LONG = 1_000_000
+"""Iterations; a run of more writes no more rows than one of so many."""
 CHANCE = 1.05
 """What is no better than chance: 1 / N times this."""
 
@@ -452,6 +455,11 @@ class NonFiniteGuard(IterationCallback):
                 x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
         return f"Not finite between iterations {self._good} and {iteration}."
+
+
+def thinned(interval: int, iterations: int) -> int:
+    """Returns an interval for a run of so many iterations, see `LONG`."""
+    return interval * math.ceil(max(iterations, LONG) / LONG)
 
 
 def fit(learner, data, start: int, end: int, others) -> None:

@@ -284,15 +284,16 @@ def _train(run, data, curves, learner):
 
 def _fit(run, learner, data, curves, start):
     end = run.config.meta_iterations
+    save_interval = callbacks.thinned(SAVE_INTERVAL, end)
     batches = tasks.meta_batches(data, start).take(end - start)
     others = [
         callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
         *_logging(run, learner, curves, start),
-        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
+        callbacks.Clock(start, run.table("seconds.csv", start), save_interval),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, PHASE, done),
-            SAVE_INTERVAL,
+            save_interval,
             run.config.on_save_error,
         ),
     ]
@@ -313,7 +314,7 @@ def _logging(run, learner, curves, start):
         start,
         run.table("training.csv", start, run.scalars().write),
         None,
-        window=WINDOW,
+        window=callbacks.thinned(WINDOW, config.meta_iterations),
     )
     curve = run.table("curve.csv", start, show)
     yield callbacks.TaskScores(

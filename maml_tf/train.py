@@ -255,14 +255,15 @@ def _fit(run, learner, training, validation, phase, start, end):
     data = tasks.meta_batches(training, start).take(end - start)
     if learner.block > 1:
         data = data.batch(learner.block).prefetch(tf.data.AUTOTUNE)
+    save_interval = callbacks.thinned(SAVE_INTERVAL, sum(run.config.phases))
     others = [
         callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
         *_logging(run, learner, training, validation, phase, start),
-        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
+        callbacks.Clock(start, run.table("seconds.csv", start), save_interval),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, phase, done),
-            SAVE_INTERVAL,
+            save_interval,
             run.config.on_save_error,
         ),
     ]
@@ -281,6 +282,10 @@ def _logging(run, learner, training, validation, phase, start):
 
         return run.table(name, start, show)
 
+    def thinned(images, points):
+        interval = images if config.is_classification else points
+        return callbacks.thinned(interval, sum(config.phases))
+
     def scored(sampler, interval=1):
         return lambda i: score(*sampler(tf.constant(i // interval, tf.int64)))
 
@@ -289,15 +294,15 @@ def _logging(run, learner, training, validation, phase, start):
         start,
         training_table,
         _original_line(config, phase),
-        window=WINDOW,
-        print_interval=100 if config.is_classification else 1000,
+        window=thinned(WINDOW, WINDOW),
+        print_interval=thinned(100, 1000),
     )
     if phase == "meta":
         faults = [callbacks.worsens("pre_loss", "post_loss")]
         if config.is_classification:
             faults.append(callbacks.at_chance("post_accuracy", config.ways))
         yield callbacks.Alarm(start, training_table, ALARM_ROWS, faults)
-    interval = 500 if config.is_classification else 1000
+    interval = thinned(500, 1000)
     yield callbacks.Curve(
         start,
         table("training_curve.csv", "training_"),
