@@ -54,7 +54,8 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keeps other processes that ask for it out of a folder.
 
     The system takes the lock away from a process that ends in any way. The
-    file it is on, `.running`, says who had it last.
+    file it is on, `.running`, says who has it, and goes with the lock, but not
+    if the process is killed.
 
     Args:
       folder: an existing folder.
@@ -63,22 +64,50 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
       BusyError: if another process is in it.
       OSError: if the folder cannot be written to.
     """
-    with open(os.path.join(folder, ".running"), "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            raise BusyError(
-                f"{folder}: in use by {who}. Wait for its end, or choose "
-                "another folder."
-            ) from None
+    path = os.path.join(folder, ".running")
+    with _locked(path) as file:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         host = socket.gethostname()
         file.truncate(0)
         file.write(f"process {os.getpid()} on {host} since {started}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if _is_at(path, file):
+                os.unlink(path)
+
+
+def _locked(path):
+    """Returns an open file with a lock on it, which is at its path."""
+    while True:
+        file = open(path, "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(_busy(file)) from None
+        # Whoever had it may have removed it since it was opened.
+        if _is_at(path, file):
+            return file
+        file.close()
+
+
+def _busy(file):
+    with file:
+        file.seek(0)
+        who = file.read().strip() or "another process"
+    return (
+        f"{os.path.dirname(file.name)}: in use by {who}. Wait for its end, or "
+        "choose another folder."
+    )
+
+
+def _is_at(path, file):
+    """Whether the file at a path is this one."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import array
 import csv
 import glob
 import io
+import math
 import os
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ class Table:
         self._iterations = array.array("q")
         self._values = array.array("d")
         self._names: tuple[str, ...] = ()
-        for row in _read_rows(path, start):
+        for row in read_rows(path, start):
             self._keep(row)
         if os.path.exists(path):
             self._write_whole()
@@ -154,8 +155,16 @@ def _text(rows, header):
     return text.getvalue()
 
 
-def _read_rows(path, last):
-    """Returns the rows up to iteration `last`; half a row is a later one."""
+def read_rows(path: str, last: float = math.inf) -> list[dict]:
+    """Returns a table's rows up to an iteration; half a row is a later one.
+
+    Args:
+      path: the CSV file; without it there are no rows.
+      last: the iteration.
+
+    Raises:
+      ValueError: if it is another kind of file.
+    """
     if not os.path.exists(path):
         return []
     try:

@@ -8,6 +8,15 @@ from collections.abc import Callable, Iterator
 
 from maml_tf import checkpoints, files, logs, provenance, records
 
+TABLES = (
+    "training.csv",
+    "training_curve.csv",
+    "validation.csv",
+    "curve.csv",
+    "seconds.csv",
+)
+"""All tables that a run may have."""
+
 
 class RunFolder:
     """What a training keeps, where its settings say.
@@ -32,9 +41,12 @@ class RunFolder:
 
         Raises:
           files.BusyError: if another process trains there.
+          ValueError: if a table there is none; nothing has been changed.
         """
         os.makedirs(self.config.folder, exist_ok=True)
         with files.exclusive(self.config.folder):
+            for name in TABLES:
+                logs.read_rows(self._path(name))
             if not self.config.resume:
                 for old in checkpoints.list_checkpoints(self.config.folder):
                     old.path.unlink()
@@ -60,15 +72,14 @@ class RunFolder:
 
     def describe(self, explanation: str) -> None:
         """Writes `config.json`: the settings, what they mean, the commit."""
-        path = os.path.join(self.config.folder, "config.json")
+        path = self._path("config.json")
         whole = self.config.to_json(explanation, commit=provenance.commit())
         with files.replacing(path) as file:
             file.write(whole.encode())
 
     def scalars(self, name: str = ".") -> logs.Scalars:
         """Returns TensorBoard's scalars in the folder, or one in it."""
-        path = os.path.join(self.config.folder, name)
-        return logs.Scalars(path if self.config.log else None)
+        return logs.Scalars(self._path(name) if self.config.log else None)
 
     def table(
         self,
@@ -76,9 +87,10 @@ class RunFolder:
         start: int,
         show: Callable[[int, dict[str, float]], None] | None = None,
     ) -> logs.Table:
-        """Returns a table of the run, see `logs.Table`."""
-        path = os.path.join(self.config.folder, name)
-        table = logs.Table(path, start, show, self.config.on_save_error)
+        """Returns one of the run's `TABLES`, see `logs.Table`."""
+        table = logs.Table(
+            self._path(name), start, show, self.config.on_save_error
+        )
         self.tables[name] = table
         return table
 
@@ -91,6 +103,9 @@ class RunFolder:
         checkpoints.save(
             self.config.folder, learner, phase, iteration, settings
         )
+
+    def _path(self, name):
+        return os.path.join(self.config.folder, name)
 
 
 def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:

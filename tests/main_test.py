@@ -532,7 +532,7 @@ def test_survives_a_full_disk(
     assert "No space left on device" in one_message(capsys)
     left = {path.name for path in tmp_path.glob("*/*")}
     tables = {"training.csv", "seconds.csv"}
-    assert left == {"config.json", "model100.npz", ".running", *tables}
+    assert left == {"config.json", "model100.npz", *tables}
     assert run(*arguments) == 0
     check_same(tmp_path, uninterrupted[META])
 

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
 from command_lines import run
+from snapshots import snapshot
 
 from maml_tf import (
     callbacks,
@@ -21,6 +22,7 @@ from maml_tf import (
     files,
     logs,
     reptile_train,
+    run_folder,
     train,
 )
 from maml_tf.config import Config
@@ -189,6 +191,24 @@ def test_only_one_process_works_in_a_folder(tmp_path, capsys):
         assert f"{folder}: in use by process {os.getpid()} on" in message
         assert trains(tmp_path, 200, "--train=False") == 0
     assert trains(tmp_path, 200) == 0
+    assert not (folder / ".running").exists()
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """Another process removed its file after this one opened it."""
+    flock, opened = files.fcntl.flock, []
+
+    def after_a_removal(file, how):
+        opened.append(file.fileno())
+        if len(opened) == 1:
+            os.unlink(tmp_path / ".running")
+        flock(file, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", after_a_removal)
+    with files.exclusive(tmp_path):
+        assert len(opened) == 2
+        assert str(os.getpid()) in (tmp_path / ".running").read_text()
+    assert not list(tmp_path.iterdir())
 
 
 def scalars(logdir):
@@ -294,6 +314,34 @@ def test_a_table_that_is_none_is_named(tmp_path):
     with pytest.raises(ValueError, match="training.csv: expected a table of"):
         logs.Table(str(path), 100)
     assert path.read_text() == "no,iterations\n1,2\n"
+
+
+@pytest.mark.parametrize("name", ["training.csv", "seconds.csv"])
+@pytest.mark.parametrize("resume", ["True", "False"])
+def test_a_run_with_such_a_table_changes_nothing(
+    name, resume, tmp_path, capsys
+):
+    assert trains(tmp_path, 100) == 0
+    [path] = tmp_path.glob(f"*/{name}")
+    path.write_text("no,iterations\n1,2\n")
+    before = snapshot(tmp_path)
+    assert trains(tmp_path, 200, f"--resume={resume}") != 0
+    assert f"{path}: expected a table of numbers" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+
+
+def test_all_tables_of_a_run_are_looked_at(undisturbed):
+    tables = {path.name for path in undisturbed.glob("*/*.csv")}
+    assert tables <= {*run_folder.TABLES}
+
+
+@pytest.mark.parametrize(
+    ("iterations", "interval"),
+    [(1, 100), (10**6, 100), (10**6 + 1, 200), (10**9, 100_000)],
+)
+def test_logs_of_long_runs_are_bounded(iterations, interval):
+    assert callbacks.thinned(100, iterations) == interval
+    assert iterations // interval <= 10_000
 
 
 def table(tmp_path, rows):
