@@ -26,7 +26,7 @@ flags.DEFINE_string("output", "soak", "Of the table and the picture.")
 TRAINING = [
     *(sys.executable, "-m", "maml_tf.main"),
     *("--datasource=sinusoid", "--norm=None", "--update_batch_size=10"),
-    "--metatrain_iterations=10000000",
+    "--metatrain_iterations=100000000",
 ]
 
 
@@ -38,10 +38,15 @@ def main(argv):
     """
     if argv[1:]:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    with tempfile.TemporaryDirectory() as folder:
-        rows = list(watch(pathlib.Path(folder)))
+    rows: list[dict[str, float]] = []
     pathlib.Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
-    write(rows, f"{FLAGS.output}.csv")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.extend(watch(pathlib.Path(folder)))
+    finally:
+        # What was seen before a failure is what tells of it.
+        if rows:
+            write(rows, f"{FLAGS.output}.csv")
     draw(rows, f"{FLAGS.output}.png")
     print(summary(rows))
 
@@ -81,7 +86,7 @@ def look(pid: int, folder: pathlib.Path, seconds: float) -> dict[str, float]:
 def last_iteration(folder):
     """Returns the iteration of the last whole row of the training's table.
 
-    A run of ten million iterations writes one for each 1,000.
+    A run of a hundred million iterations writes one for each 10,000.
     """
     for path in folder.rglob("training.csv"):
         whole = path.read_bytes().rpartition(b"\n")[0]
