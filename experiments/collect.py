@@ -10,8 +10,16 @@ import published
 from maml_tf import records
 from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
+from maml_tf.rl.config import RLConfig, original
 
+CONFIGS = {
+    "classification": Config,
+    "regression": Config,
+    "reptile": ReptileConfig,
+    "rl": RLConfig,
+}
 FREE = {
+    "algo",
     "seed",
     "meta_iterations",
     "pretrain_iterations",
@@ -34,17 +42,19 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
     taken = []
     for path in sorted(found):
         if path.stat().st_mtime >= since:
+            record = records.read(path)
             part = path.parent.parent.name if name == "quickstart" else ""
-            taken.append(collected(name, records.read(path), part))
+            taken.append(collected(name, record, part))
     return taken
 
 
 def collected(name: str, record: dict, part: str = "") -> str:
     """Writes one record with the paper's values, and returns its file's name.
 
-    Added are `experiment`, `part` (of the quickstart: its baseline), `paper`
+    Added are `experiment`, `part` (which of several methods), `paper`
     (the values by step), `published_iterations` and `deviations`.
     """
+    part = record.get("algo", part)
     rows = published.by_name()[name]
     flagfile = rows[0].flagfile
     whole = {
@@ -54,7 +64,7 @@ def collected(name: str, record: dict, part: str = "") -> str:
             row.step: [row.value, row.ci95]
             for row in rows
             if row.value and int(row.shots) == record["shots"]
-            if part != "pretrained"
+            if part not in published.BASELINES
         },
         "published_iterations": published.published_iterations(name, flagfile),
         "deviations": deviations(flagfile, record),
@@ -72,21 +82,26 @@ def collected(name: str, record: dict, part: str = "") -> str:
 
 def deviations(flagfile: str, record: dict) -> list[str]:
     """Returns in what training and test were not the flagfile's, in words."""
-    reptile = flagfile.startswith("reptile")
-    kind = ReptileConfig if reptile else Config
+    kind = CONFIGS[flagfile.split("/")[0]]
+    reptile = kind is ReptileConfig
     given, fields = published.flags_of(flagfile), kind.__dataclass_fields__
+    own = _own(given, record)
     found = []
     for field, value in (record["settings"] or {}).items():
         if field in FREE or field not in fields:
             continue
         flag = kind.flag_name(field)
-        default = fields[field].default
-        expected = _like(default, given[flag]) if flag in given else default
-        if value != expected:
+        expected = default = fields[field].default
+        if flag in given:
+            expected = _like(default, given[flag])
+        if value != own.get(field, expected):
             found.append(f"--{flag}={value}, not {expected}")
     standard = {
         "classes": "test",
-        "tasks": int(given.get("eval_samples", 10_000)) if reptile else 600,
+        "tasks": own.get(
+            "tasks",
+            int(given.get("eval_samples", 10_000)) if reptile else 600,
+        ),
         "test_rotations": not reptile,
         "label_permutations": 1,
         **({} if reptile else {"norm_statistics": "queries"}),
@@ -96,6 +111,14 @@ def deviations(flagfile: str, record: dict) -> list[str]:
         if value is not None and value != expected:
             found.append(f"{fact}: {value}, not {expected}")
     return found
+
+
+def _own(given, record):
+    """Returns what one of several methods has otherwise than the flagfile."""
+    if "algo" not in record:
+        return {}
+    goals = {"tasks": RLConfig.test_goals}
+    return {**goals, **original(given["env"], record["algo"])}
 
 
 def _like(default, text):

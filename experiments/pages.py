@@ -129,6 +129,7 @@ MEASURED = [
     "machine",
 ]
 REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
+UNITS = {"accuracy": "%", "return": "return"}
 NEEDS = {"none": "nothing", "mujoco": "MuJoCo"}
 NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
 
@@ -139,7 +140,7 @@ def _number(number, used):
         for r in used
         if r["experiment"] == number.name
         and r["shots"] == int(number.shots)
-        and r["part"] != "pretrained"
+        and r["part"] not in published.BASELINES
     ]
     if not found:
         return
@@ -208,7 +209,7 @@ def _interval(mean, half, unit):
         number = f"{mean:.2g}" if large else f"{mean:.{digits}f}"
         width = f"{half:.2g}" if large else f"{half:.{digits}f}"
         return f"{number} ± {width}"
-    return f"{mean:.2f} ± {half:.2f} %"
+    return f"{mean:.2f} ± {half:.2f}" + " %" * (unit == "%")
 
 
 def _measured(record):
@@ -220,7 +221,7 @@ def _measured(record):
         f"{record['experiment']}{part}, {record['shots']}-shot",
         _known(record["seed"]),
         f"{record['tasks']:,}",
-        str(record["queries"]),
+        "none" if record["queries"] is None else str(record["queries"]),
         BATCH_NORM[record["norm_statistics"]],
         f"after {record['iterations']:,}, {selected}",
         _known(record["commit"]),
@@ -244,7 +245,7 @@ def _time(seconds):
 
 def _short(record):
     step = len(record["mean"]) - 1
-    unit = "%" if record["metric"] == "accuracy" else "MSE"
+    unit = UNITS.get(record["metric"], "MSE")
     mean, half = ours([record], step)
     return [
         record["experiment"],

@@ -8,6 +8,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "experiments" / "published.csv"
 RECORDS = ROOT / "results" / "records"
+BASELINES = ("pretrained", "pretrain", "random", "oracle")
+"""Methods beside which the paper's own is tested."""
 ITERATIONS = (
     "metatrain_iterations",
     "pretrain_iterations",
@@ -101,7 +103,11 @@ def records(folder: pathlib.Path = RECORDS) -> list[dict]:
 
 def status(name: str, found: list[dict]) -> str:
     """Returns measured, partly or not run, of the records found."""
-    own = [r for r in found if r["experiment"] == name]
+    own = [
+        r
+        for r in found
+        if r["experiment"] == name and r["part"] not in BASELINES
+    ]
     if not own:
         return "not run"
     share = max((r["iterations"] or 0) / r["published_iterations"] for r in own)

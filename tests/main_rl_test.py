@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from refused_lines import check_refused
 
-from maml_tf import checkpoints, main_rl
+from maml_tf import checkpoints, main_rl, records
 from maml_tf.rl import evaluation, published, train
 from maml_tf.rl.navigation import Navigation
 
@@ -71,6 +71,20 @@ def test_resuming_gives_the_same_numbers(whole, tmp_path, capsys):
         assert (whole / name).read_text() == (parted / name).read_text()
     table = rows(whole / "training.csv")
     assert [row["iteration"] for row in table] == ["1", "2", "3"]
+    assert rows(parted / "seconds.csv")[-1]["iteration"] == "3"
+
+
+def test_a_record_says_what_was_measured(whole):
+    record = records.read(whole / "evaluation.json")
+    table = rows(whole / "evaluation.csv")
+    means = [float(number) for number in list(table[0].values())[-3:]]
+    np.testing.assert_allclose(record["mean"], means, 1e-6)
+    assert record["algo"] == "maml_trpo"
+    assert record["metric"] == "return"
+    assert (record["tasks"], record["shots"]) == (3, 4)
+    assert record["iterations"] == 3
+    assert record["seconds"] > 0
+    assert record["settings"]["hidden_size"] == 4
 
 
 def test_writes_settings_curves_and_pictures(whole):

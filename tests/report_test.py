@@ -12,6 +12,7 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import collect  # noqa: E402
 import pages  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
 
@@ -70,6 +71,35 @@ def test_records_agree_with_the_published_numbers():
             for row in rows
             if row.value and int(row.shots) == record["shots"]
         }
+
+
+def test_policies_of_all_methods_are_taken(tmp_path, monkeypatch):
+    """Only MAML's stand beside the paper's; each is tested in its own way."""
+    monkeypatch.setattr(published, "RECORDS", tmp_path)
+    for algo, batch in (("maml_trpo", 20), ("oracle", 1), ("random", None)):
+        settings = batch and {"algo": algo, "meta_batch_size": batch}
+        found = {
+            "algo": algo,
+            "metric": "return",
+            "mean": [-40.0, -11.0, -4.0, -4.0],
+            "ci95": [1.0, 1.0, 1.0, 1.0],
+            "tasks": 40,
+            "shots": 40,
+            "settings": settings,
+            "iterations": 100 if batch else 0,
+            "seed": 0,
+        }
+        collect.collected("rl_nav2d", found)
+    taken = published.records(tmp_path)
+    assert [r["deviations"] for r in taken] == [[]] * 3
+    assert {r["part"]: len(r["paper"]) for r in taken} == {
+        "maml_trpo": 4,
+        "oracle": 0,
+        "random": 0,
+    }
+    assert published.status("rl_nav2d", taken) == "measured"
+    [row] = pages._number(published.by_name()["rl_nav2d"][1], taken)
+    assert row[2:5] == ["-11.68", "-11.00 ± 1.00", "intervals overlap"]
 
 
 def number(value="98.7", ci95="0.4", unit="%"):

@@ -9,7 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import callbacks, checkpoints, plots, samplers, tasks
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    cores,
+    plots,
+    provenance,
+    records,
+    run_folder,
+    samplers,
+    tasks,
+)
 from maml_tf.evaluation import write_curve
 from maml_tf.rl import evaluation, learners, pictures, policies
 from maml_tf.rl import explain as explanations
@@ -150,6 +160,7 @@ def _fit(run, learner, start):
             _line,
             window=1,
         ),
+        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
         callbacks.Saver(
             start,
             lambda done: run.save(learner, PHASE, done),
@@ -171,21 +182,23 @@ def _line(iteration, means):
     return ", ".join(words)
 
 
-def load_learner(config: RLConfig) -> learners.PolicyLearner:
-    """Returns the learner of the latest checkpoint, or of random weights.
+def restore(
+    config: RLConfig, learner: learners.PolicyLearner
+) -> checkpoints.Checkpoint | None:
+    """Restores the latest checkpoint and returns it; "random" has none.
 
     Raises:
       checkpoints.CheckpointError: if there is none, or it is of another
         architecture.
       settings.ConfigError: if it was made with other settings.
     """
-    learner = build_learner(config)
-    if config.algo != "random":
-        found = checkpoints.find(config.folder)
-        settings = checkpoints.read(found).settings
-        config.changes_since(settings, found.path)
-        checkpoints.restore(found, learner, PHASE)
-    return learner
+    if config.algo == "random":
+        return None
+    found = checkpoints.find(config.folder)
+    settings = checkpoints.read(found).settings
+    config.changes_since(settings, found.path)
+    checkpoints.restore(found, learner, PHASE)
+    return found
 
 
 def rate_warning(config: RLConfig) -> str | None:
@@ -202,16 +215,17 @@ def rate_warning(config: RLConfig) -> str | None:
 
 
 def evaluate(config: RLConfig) -> evaluation.Evaluation:
-    """Scores the latest checkpoint, and writes `evaluation.csv`.
+    """Scores the latest checkpoint; writes `evaluation.csv` and a record.
 
     Raises:
-      checkpoints.CheckpointError: see `load_learner`.
+      checkpoints.CheckpointError: see `restore`.
       settings.ConfigError: see there.
       ArithmeticError: if a return is not finite.
     """
     if warning := rate_warning(config):
         print(f"Warning: {warning}", file=sys.stderr)
-    learner = load_learner(config)
+    learner = build_learner(config)
+    checkpoint = restore(config, learner)
     rates = [] if config.is_oracle else config.test_rates
     bar = None
     if sys.stdout.isatty():
@@ -227,7 +241,34 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     )
     os.makedirs(config.folder, exist_ok=True)
     write_curve(found.curve, result_stem(config))
+    facts = evaluation_facts(config, found, checkpoint)
+    records.write(f"{result_stem(config)}.json", facts)
     return found
+
+
+def evaluation_facts(
+    config: RLConfig,
+    found: evaluation.Evaluation,
+    checkpoint: checkpoints.Checkpoint | None,
+) -> dict:
+    """Returns what was measured and how, for `records.write`."""
+    facts = {
+        "algo": config.algo,
+        "metric": "return",
+        "mean": found.curve.mean.tolist(),
+        "ci95": found.curve.ci95.tolist(),
+        "tasks": len(found.curve.values),
+        "shots": config.test_trajectories,
+        "queries": None,
+        "norm_statistics": None,
+        "selected": "latest",
+        "machine": provenance.machine(cores.accelerators()),
+        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+        **run_folder.facts_of(config, checkpoint),
+    }
+    if checkpoint is None:
+        facts |= {"iterations": 0, "seed": config.seed}
+    return facts
 
 
 def test_tasks(config: RLConfig, environment) -> np.ndarray:
