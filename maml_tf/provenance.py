@@ -1,9 +1,14 @@
-"""Where a result is from: the commit of the program, and the machine."""
+"""Where a result is from: the program's commit, the machine, libraries."""
 
 import os
 import pathlib
 import platform
 import subprocess
+
+import keras
+import tensorflow as tf
+
+from maml_tf import cores
 
 
 def commit() -> str | None:
@@ -19,10 +24,18 @@ def commit() -> str | None:
     return revision + "+" * bool(changed)
 
 
-def machine(accelerators: list[str]) -> str:
-    """Returns what computes, in words: cores and accelerators, no name."""
-    cores = f"{os.cpu_count()} cores, {platform.machine()}"
-    return ", ".join([cores, *(accelerators or ["no GPU"])])
+def here() -> dict[str, str]:
+    """Returns what computes, in words: the `machine`, no name, and `versions`.
+
+    They are part of every record of an evaluation.
+    """
+    processor = f"{os.cpu_count()} cores, {platform.machine()}"
+    return {
+        "machine": ", ".join(
+            [processor, *(cores.accelerators() or ["no GPU"])]
+        ),
+        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
 
 
 def _git(*arguments):

@@ -16,7 +16,6 @@ from PIL import Image
 from maml_tf import (
     callbacks,
     checkpoints,
-    cores,
     datasets,
     evaluation,
     inner_optimizers,
@@ -385,8 +384,7 @@ def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
         ),
         "test_rotations": False if config.datasource == "omniglot" else None,
         "selected": "latest",
-        "machine": provenance.machine(cores.accelerators()),
-        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+        **provenance.here(),
     }
 
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
-    cores,
     datasets,
     evaluation,
     legacy,
@@ -383,8 +382,7 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
         "selected": (
             config.select if config.test_iter == -1 else "by its iteration"
         ),
-        "machine": provenance.machine(cores.accelerators()),
-        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+        **provenance.here(),
     }
 
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
-    cores,
     plots,
     provenance,
     records,
@@ -262,8 +261,7 @@ def evaluation_facts(
         "queries": None,
         "norm_statistics": None,
         "selected": "latest",
-        "machine": provenance.machine(cores.accelerators()),
-        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+        **provenance.here(),
         **run_folder.facts_of(config, checkpoint),
     }
     if checkpoint is None:
