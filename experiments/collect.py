@@ -8,7 +8,7 @@ import pathlib
 import published
 
 from maml_tf import records
-from maml_tf.config import Config
+from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.rl.config import RLConfig, original
 
@@ -42,9 +42,8 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
     taken = []
     for path in sorted(found):
         if path.stat().st_mtime >= since:
-            record = records.read(path)
             part = path.parent.parent.name if name == "quickstart" else ""
-            taken.append(collected(name, record, part))
+            taken.append(collected(name, records.read(path), part))
     return taken
 
 
@@ -85,7 +84,7 @@ def deviations(flagfile: str, record: dict) -> list[str]:
     kind = CONFIGS[flagfile.split("/")[0]]
     reptile = kind is ReptileConfig
     given, fields = published.flags_of(flagfile), kind.__dataclass_fields__
-    own = _own(given, record)
+    own = original(given["env"], record["algo"]) if kind is RLConfig else {}
     found = []
     for field, value in (record["settings"] or {}).items():
         if field in FREE or field not in fields:
@@ -94,14 +93,17 @@ def deviations(flagfile: str, record: dict) -> list[str]:
         expected = default = fields[field].default
         if flag in given:
             expected = _like(default, given[flag])
-        if value != own.get(field, expected):
+        expected = own.get(field, expected)
+        if value != expected:
             found.append(f"--{flag}={value}, not {expected}")
+    tasks = {
+        Config: EVALUATION_TASKS,
+        ReptileConfig: int(given.get("eval_samples", 10_000)),
+        RLConfig: RLConfig.test_goals,
+    }
     standard = {
         "classes": "test",
-        "tasks": own.get(
-            "tasks",
-            int(given.get("eval_samples", 10_000)) if reptile else 600,
-        ),
+        "tasks": tasks[kind],
         "test_rotations": not reptile,
         "label_permutations": 1,
         **({} if reptile else {"norm_statistics": "queries"}),
@@ -111,14 +113,6 @@ def deviations(flagfile: str, record: dict) -> list[str]:
         if value is not None and value != expected:
             found.append(f"{fact}: {value}, not {expected}")
     return found
-
-
-def _own(given, record):
-    """Returns what one of several methods has otherwise than the flagfile."""
-    if "algo" not in record:
-        return {}
-    goals = {"tasks": RLConfig.test_goals}
-    return {**goals, **original(given["env"], record["algo"])}
 
 
 def _like(default, text):

@@ -74,8 +74,10 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            if _is_at(path, file):
-                os.unlink(path)
+            # A disk that cannot be written to must not hide why it ends.
+            with contextlib.suppress(OSError):
+                if _is_at(path, file):
+                    os.unlink(path)
 
 
 def _locked(path):
