@@ -5,6 +5,8 @@ import pathlib
 import numpy as np
 
 from maml_tf import plots
+from maml_tf.rl import pictures
+from maml_tf.rl.published import RETURNS
 
 COMBINATIONS = {
     "reptile_g1": "g₁",
@@ -91,6 +93,14 @@ def _figures(chosen, results):
         "Reptile on Omniglot 5-way 1-shot, mean of 50 scored tasks.",
         lambda path: _reptile(chosen, results, path),
     )
+    for env in RETURNS:
+        yield (
+            f"rl_{env}.png",
+            f"Average return on {env} after policy-gradient steps, mean of "
+            "seeds, with the 95 % interval over tasks, and the means of the "
+            "authors' result files. Figures 4 and 5 of the MAML paper.",
+            lambda path, e=env: _methods(chosen, e, path),
+        )
 
 
 def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -201,4 +211,15 @@ def _reptile(chosen, results, path):
                 curves[f"{part} classes"] = x, 100 * _smooth(rows[part], 50)
     if curves:
         plots.plot_training(curves, path, "accuracy, %")
+    return bool(curves)
+
+
+def _methods(chosen, env, path):
+    curves = {
+        algo: curve(found)
+        for algo in pictures.LABELS
+        if (found := _of(chosen, f"rl_{env}", algo=algo))
+    }
+    if curves:
+        pictures.plot_methods(curves, RETURNS[env], path)
     return bool(curves)

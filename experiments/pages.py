@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import pathlib
+import re
 
 import figures
 import numpy as np
@@ -150,7 +151,7 @@ def _number(number, used):
     where = f"{number.name}, {number.shots}-shot" * (number.unit == "MSE")
     seeds = f" ({len(found)} seeds)" * (len(found) > 1)
     yield [
-        f"{where or number.name}, {number.step} steps",
+        f"{where or number.name}, {_steps(number)}",
         number.source or "-",
         number.paper or "-",
         _interval(mean, half, number.unit) + seeds,
@@ -158,6 +159,10 @@ def _number(number, used):
         f"{done:,} of {all_:,}",
         "; ".join(word for word in words if word) or "none",
     ]
+
+
+def _steps(number):
+    return f"{number.step} step" + "s" * (number.step != "1")
 
 
 def ours(found: list[dict], step: int) -> tuple[float, float]:
@@ -263,7 +268,7 @@ def _not_run(numbers, ran):
             found = number.data in ("omniglot", "miniimagenet")
             more = " --data_dir=DIR" * found
             yield [
-                number.name,
+                f"{number.name}, {_steps(number)}",
                 number.source,
                 number.paper or "a curve",
                 NEEDS.get(number.data, f"data: {number.data}"),
@@ -317,16 +322,19 @@ def _html(sections, drawn, folder):
 
 def _prose(text):
     """Yields the paragraphs of the rules, and their list."""
-    first, *points = text.strip().split("\n* ")
-    yield f"<p>{html.escape(first.strip())}</p><ul>"
+    first, *points = map(_marked, text.strip().split("\n* "))
+    yield f"<p>{first}</p><ul>"
     for point in points:
-        yield f"<li>{html.escape(point)}</li>"
+        yield f"<li>{point}</li>"
     yield "</ul>"
 
 
+def _marked(text):
+    """Returns HTML of Markdown's `code` and *emphasis*."""
+    text = re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(text.strip()))
+    return re.sub(r"\*(.+?)\*", r"<em>\1</em>", text)
+
+
 def _row(cells, kind):
-    inner = "".join(
-        f"<{kind}>{html.escape(cell).replace('`', '')}</{kind}>"
-        for cell in cells
-    )
+    inner = "".join(f"<{kind}>{_marked(cell)}</{kind}>" for cell in cells)
     return f"<tr>{inner}</tr>"

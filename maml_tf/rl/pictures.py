@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import animation
 
-from maml_tf.evaluation import AdaptationCurve
 from maml_tf.plots import plt, save
 
 LABELS = {
@@ -26,27 +25,26 @@ SHOWN = 5
 
 
 def plot_methods(
-    curves: Mapping[str, AdaptationCurve],
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     published: Mapping[str, Sequence[float]],
     path: str,
 ) -> None:
     """Draws average returns over updates, ours and the published ones.
 
-    Bands are ±1 standard error over tasks, about 68 %. The oracle does not
-    adapt: its line is flat.
+    The oracle does not adapt: its line is flat.
 
     Args:
-      curves: by algorithm.
+      curves: by algorithm, means `[U + 1]` and what a band is wide to each
+        side.
       published: means by algorithm, in the same order of updates.
       path: of the PNG.
     """
     figure, panels = plt.subplots(
         1, 2, figsize=(9, 4), sharey=True, layout="constrained"
     )
-    updates = max(len(curve.mean) for curve in curves.values())
-    for algo, curve in curves.items():
-        error = curve.values.std(0, ddof=1) / np.sqrt(len(curve.values))
-        _method(panels[0], algo, curve.mean, updates, error)
+    updates = max(len(mean) for mean, _ in curves.values())
+    for algo, (mean, error) in curves.items():
+        _method(panels[0], algo, mean, updates, error)
     for algo, mean in published.items():
         _method(panels[1], algo, np.array(mean), updates)
     for panel, title in zip(panels, ("ours", "paper"), strict=True):

@@ -321,9 +321,19 @@ def draw(config: RLConfig, found: evaluation.Evaluation) -> list[str]:
 
 
 def draw_methods(config: RLConfig, curves: dict) -> str:
-    """Draws all methods beside the published ones, as Figures 4 and 5 do."""
+    """Draws all methods beside the published ones, as Figures 4 and 5 do.
+
+    Bands are ±1 standard error over tasks, about 68 %.
+    """
     path = os.path.join(config.folder, "methods.png")
-    pictures.plot_methods(curves, RETURNS[config.env], path)
+    bands = {
+        algo: (
+            curve.mean,
+            curve.values.std(0, ddof=1) / len(curve.values) ** 0.5,
+        )
+        for algo, curve in curves.items()
+    }
+    pictures.plot_methods(bands, RETURNS[config.env], path)
     return path
 
 
