@@ -3,17 +3,25 @@
     python benchmarks/first_step.py flags/classification/*.flags
 
 It includes tracing and compilation, and leaves out the import of libraries
-and the data, which are made up here. Each flagfile has a process of its own;
-those of Reptile are told by their name, reptile_….
+and the data, which are made up here. Then come the time of another step, the
+memory that training took beyond what was there before, and its estimate. Each
+flagfile has a process of its own; those of Reptile are told by their name,
+reptile_…, and have no estimate. `--more=--tasks_per_step=2` adds a flag, and
+repeated it measures one after the other.
 """
 
 import os
 import pathlib
+import resource
 import time
 
 import numpy as np
-from absl import app
+import psutil
+from absl import app, flags
 from workers import Worker
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string("more", [""], "Another flag of the program.")
 
 FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 
@@ -22,31 +30,45 @@ def main(argv):
     """Measures one flagfile after another: those given, or all."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for path in argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags"))):
-        with Worker(path, first_step_timer) as worker:
-            print(f"{worker.ask(path):6.2f} s  {path}", flush=True)
+        for more in FLAGS.more:
+            with Worker(path, timer) as worker:
+                row = worker.ask((path, more))
+            print(f"{row}  {path} {more}".rstrip(), flush=True)
 
 
-def first_step_timer():
-    """Returns a function from a flagfile to the time of its first step."""
-    return _first_step
+def timer():
+    """Returns a function from a flagfile and a flag to what is printed."""
+    return _measure
 
 
-def _first_step(path):
+def _measure(arguments):
+    path, more = arguments
     reptile = pathlib.Path(path).name.startswith("reptile_")
-    learner, data = (_reptile if reptile else _maml)(path)
+    arguments = [f"--flagfile={path}", *filter(None, [more])]
+    learner, data = (_reptile if reptile else _maml)(arguments)
+    before = psutil.Process().memory_info().rss
+    first, later = (_seconds(learner, data) for _ in range(2))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    row = f"{first:6.2f} s, {later:6.3f} s, {(peak - before) / 1e6:5.0f} MB"
+    if reptile:
+        return row
+    # A block of meta-batches has one more axis.
+    inputs = [part[0] if learner.block > 1 else part for part in data[0]]
+    return f"{row}, estimated {learner.memory_estimate(inputs) / 1e6:5.0f} MB"
+
+
+def _seconds(learner, data):
     start = time.perf_counter()
     learner.train_on_batch(*data)
     return time.perf_counter() - start
 
 
-def _maml(path):
-    from absl import flags
-
+def _maml(arguments):
     from maml_tf import main as program
     from maml_tf import share_cores, train
 
-    flags.FLAGS(["maml-tf", f"--flagfile={path}"])
-    config = program.config_from_flags(flags.FLAGS)
+    FLAGS(["maml-tf", *arguments])
+    config = program.config_from_flags(FLAGS)
     share_cores(config.meta_batch_size)
     phase = "meta" if config.phases[1] else "pretrain"
     learner = train.build_learner(config, train.build_network(config), phase)
@@ -59,12 +81,12 @@ def _maml(path):
     return learner, ((*support, query[0]), query[1])
 
 
-def _reptile(path):
+def _reptile(arguments):
     from maml_tf import main_reptile as program
     from maml_tf import reptile_train, share_cores
 
     share_cores(2)
-    config = program.config_from_flags(program.parse([f"--flagfile={path}"]))
+    config = program.config_from_flags(program.parse(arguments))
     learner = reptile_train.build_learner(config)
     axes = [config.meta_batch_size]
     return learner, _examples(config, learner, axes, config.training_shots)

@@ -63,6 +63,24 @@ class Progress(IterationCallback):
         self.bar.update(iteration - self.start)
 
 
+class FirstStep(keras.callbacks.Callback):
+    """Says how long the first step took: the others neither trace nor compile.
+
+    It is a block of updates where the learner makes those in one step.
+    """
+
+    def on_train_begin(self, logs=None):
+        """Looks at the clock."""
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Prints the time since, once."""
+        if batch == 0:
+            compiles = ", compilation" * bool(self.model.jit_compile)
+            seconds = time.monotonic() - self.began
+            print_line(f"First step, with tracing{compiles}: {seconds:.1f} s")
+
+
 class TrainingLog(IterationCallback):
     """Means over each window of iterations: a row, and a line.
 
@@ -483,7 +501,7 @@ def fit(learner, data, start: int, end: int, others) -> None:
             steps_per_epoch=(end - start) // learner.block,
             shuffle=False,
             verbose=0,
-            callbacks=[*others, stop, *progress],
+            callbacks=[FirstStep(), *others, stop, *progress],
         )
     finally:
         stop.release()

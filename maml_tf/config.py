@@ -13,6 +13,7 @@ DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
 NORMS = ("batch_norm", "layer_norm", "None")
 NORM_GRADIENTS = ("exact", "legacy")
 ENGINES = ("auto", "stacked", "looped")
+JIT_COMPILE = ("auto", "true", "false")
 ON_SAVE_ERROR = ("stop", "continue")
 SELECT = ("latest", "validation")
 ADAPT = ("fast_weights", "all", "head")
@@ -87,6 +88,8 @@ class Config(Settings):
     plot: bool = False
     norm_gradient: str = "exact"
     engine: str = "auto"
+    tasks_per_step: int = -1
+    jit_compile: str = "auto"
     deterministic: bool = False
     on_save_error: str = "stop"
     select: str = "latest"
@@ -175,6 +178,7 @@ class Config(Settings):
         self.check_choice("norm", NORMS)
         self.check_choice("norm_gradient", NORM_GRADIENTS)
         self.check_choice("engine", ENGINES)
+        self.check_choice("jit_compile", JIT_COMPILE)
         self.check_choice("on_save_error", ON_SAVE_ERROR)
         self.check_choice("select", SELECT)
         self.check_choice("adapt", ADAPT)
@@ -200,6 +204,8 @@ class Config(Settings):
         self.check_at_least("image_size", SMALLEST_IMAGE)
         if self.num_queries != -1:
             self.check_at_least("num_queries", 1)
+        if self.tasks_per_step != -1:
+            self.check_at_least("tasks_per_step", 1)
         for name in ("meta_lr", "inner_lr"):
             self.check_positive(name)
         if self.train_shots != -1:
@@ -216,6 +222,8 @@ class Config(Settings):
             self.refuse("conv", f"True with --datasource={self.datasource}")
         if self.num_queries != -1 and not self.is_classification:
             self.refuse("num_queries", "-1 with --datasource=sinusoid")
+        if self.jit_compile == "true" and self.deterministic:
+            self.refuse("jit_compile", "auto or false with --deterministic")
         if self.select == "validation":
             self._check_selection()
         self._check_protocol()

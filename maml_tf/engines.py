@@ -106,7 +106,58 @@ def choose(engine: str, network: keras.Model) -> Choice | None:
     return Choice("looped", "; ".join(reasons), 1)
 
 
+def bounded(choice: Choice, tasks: int | None, most: int | None) -> Choice:
+    """Returns an engine that was asked for, with at most so many at once.
+
+    Args:
+      choice: the engine.
+      tasks: B, if it is known.
+      most: tasks, or `None` for no bound.
+
+    Raises:
+      ValueError: if there is a bound and B is not known.
+    """
+    if most is None or choice.group == 1:
+        return choice
+    _require_known(tasks)
+    group = _largest_divisor(tasks, most)
+    return choice._replace(
+        group=group, reason=f"{choice.reason}, {group} at once"
+    )
+
+
 def choose_by_size(
+    tasks: int | None, needed: float | None, most: int | None = None
+) -> Choice:
+    """Returns the engine for a network that can be stacked.
+
+    Groups are equal, and stacked from two tasks on.
+
+    Args:
+      tasks: B, if it is known.
+      needed: the bytes of a task, see `task_bytes`, if they are known.
+      most: tasks at once, or `None` for no bound.
+
+    Raises:
+      ValueError: if there is a bound and B is not known.
+    """
+    if most is not None:
+        _require_known(tasks)
+    if tasks is None or needed is None:
+        choice = Choice("stacked", "sizes are not known", None)
+        return bounded(choice, tasks, most)
+    groups = cores.side_by_side()
+    limit = STACKED_BYTES if groups == 1 else SHARED_BYTES
+    group = _largest_divisor(tasks, min(limit / needed, most or tasks))
+    name = "stacked" if group >= min(tasks, 2) else "looped"
+    beside = (
+        f" in each of {groups} groups" if group < tasks and groups > 1 else ""
+    )
+    reason = f"{group} at once{beside}, each takes about {needed / 1e6:,.2f} MB"
+    return Choice(name, reason, group)
+
+
+def task_bytes(
     network: keras.Model,
     variables,
     support_x,
@@ -114,12 +165,11 @@ def choose_by_size(
     *,
     inner_steps: int,
     first_order: bool,
-) -> Choice:
-    """Returns the engine for a network that can be stacked.
+) -> float | None:
+    """Returns about how many bytes a task takes while it is meta-learnt.
 
-    A task takes U s + q bytes, where s and q are what its support and query
-    pass compute: a rough estimate. A first-order inner loop keeps one pass of
-    the U. Groups are equal, and stacked from two tasks on.
+    They are U s + q, where s and q are what its support and query pass
+    compute: a rough estimate. A first-order inner loop keeps one pass of the U.
 
     Args:
       network: a network that can be stacked.
@@ -128,25 +178,34 @@ def choose_by_size(
       query_x: inputs `[B, T, …]`.
       inner_steps: U.
       first_order: whether inner gradients are constants.
+
+    Returns:
+      The bytes, or `None` if a shape is not known.
     """
     apply_fn = stacked.many_tasks(network, variables, tf.zeros([2], tf.int64))
     support, query = (
         _pass_bytes(apply_fn, variables, x) for x in (support_x, query_x)
     )
-    tasks = tf.nest.flatten(support_x)[0].shape[0]
-    if None in (support, query, tasks):
-        return Choice("stacked", "sizes are not known", None)
+    if support is None or query is None:
+        return None
     passes = min(inner_steps, 1) if first_order else inner_steps
-    needed = passes * support + query
-    groups = cores.side_by_side()
-    limit = STACKED_BYTES if groups == 1 else SHARED_BYTES
-    group = _largest_divisor(tasks, limit / needed)
-    name = "stacked" if group >= min(tasks, 2) else "looped"
-    beside = (
-        f" in each of {groups} groups" if group < tasks and groups > 1 else ""
-    )
-    reason = f"{group} at once{beside}, each takes about {needed / 1e6:,.2f} MB"
-    return Choice(name, reason, group)
+    return passes * support + query
+
+
+def tasks_at_once(choice: Choice, tasks: int) -> int:
+    """Returns how many of B tasks are in memory at a time."""
+    if choice.group in (None, tasks):
+        return tasks
+    return min(tasks, choice.group * cores.side_by_side())
+
+
+def _require_known(tasks):
+    if tasks is None:
+        raise ValueError(
+            "tasks_per_step: expected meta-batches of a known number of tasks, "
+            "found one that may change. `batch(…, drop_remainder=True)` of "
+            "tf.data keeps it."
+        )
 
 
 def _largest_divisor(number, limit):

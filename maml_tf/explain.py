@@ -34,8 +34,17 @@ def header(config: Config, network: keras.Model, engine: Choice) -> str:
     )
 
 
-def explain(config: Config, network: keras.Model, engine: Choice) -> str:
-    """Returns what the flags mean, one fact a line."""
+def explain(
+    config: Config, network: keras.Model, engine: Choice, memory: float
+) -> str:
+    """Returns what the flags mean, one fact a line.
+
+    Args:
+      config: the settings.
+      network: what they build.
+      engine: what runs its tasks.
+      memory: see `MAML.memory_estimate`, in bytes.
+    """
     chosen = selection.select(network, config.adapt)
     adapted = sum(v.shape.num_elements() for v in chosen)
     tested = dataclasses.replace(config, train=False)
@@ -51,6 +60,8 @@ def explain(config: Config, network: keras.Model, engine: Choice) -> str:
             _normalisation(config),
             "Meta-gradient: " + _order(config),
             _clipping(config),
+            f"Memory: about {memory / 1e6:,.0f} MB for tasks that run at once "
+            "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
             f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
             f"on the support set; {tested.queries} queries a class; intervals "

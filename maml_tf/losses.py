@@ -8,6 +8,8 @@ Keras.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -17,6 +19,8 @@ import tensorflow as tf
 
 from maml_tf.checks import at_least
 from maml_tf.saving import Value, register
+
+_REFUSED_LABEL = re.compile(r"label value of (\S+) .* range of \[0, (\d+)\)")
 
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
@@ -165,17 +169,36 @@ def _comparable(y, prediction):
     return y, prediction
 
 
-def _require_labels(y, ways):
-    """Refuses labels that are no integers in 0 … N − 1, where they are known.
+def naming_labels(method: Callable) -> Callable:
+    """Returns a method of Keras that names labels which are out of range.
 
-    In a graph they are not, and TensorFlow refuses them on a processor.
+    In a graph TensorFlow refuses them, on a processor, and says so in the end
+    of a message of pages.
     """
+
+    @functools.wraps(method)
+    def named(*args, **kwargs):
+        try:
+            return method(*args, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            if found := _REFUSED_LABEL.search(error.message):
+                raise _wrong_labels(int(found[2]), found[1]) from None
+            raise
+
+    return named
+
+
+def _require_labels(y, ways):
+    """Refuses labels, where they are known, that are not in 0 … N − 1."""
     y = np.asarray(y)
     if y.dtype.kind not in "biuf" or not np.isin(y, range(ways)).all():
-        found = ", ".join(map(str, np.unique(y)[:5]))
-        raise ValueError(
-            f"The labels: expected integers in 0 … {ways - 1}, found {found}."
-        )
+        raise _wrong_labels(ways, ", ".join(map(str, np.unique(y)[:5])))
+
+
+def _wrong_labels(ways, found):
+    return ValueError(
+        f"The labels: expected integers in 0 … {ways - 1}, found {found}."
+    )
 
 
 def _require_task_axes(losses, y, task_axes):

@@ -142,6 +142,18 @@ flags.DEFINE_string(
     "auto",
     "stacked: all tasks at once, looped: one after another, or auto",
 )
+flags.DEFINE_integer(
+    "tasks_per_step",
+    -1,
+    "tasks that run at once at most, on each core that works for itself, so "
+    "that a large meta-batch fits a small memory; -1: as the engine takes them",
+)
+flags.DEFINE_string(
+    "jit_compile",
+    "auto",
+    "let XLA compile training, true or false; auto: for sinusoids, where it "
+    "pays on a processor, and for images on a GPU",
+)
 flags.DEFINE_bool(
     "deterministic",
     False,

@@ -60,6 +60,9 @@ class Reptile(Learner):
 
     block = 1
 
+    fit = losses.naming_labels(Learner.fit)
+    evaluate = losses.naming_labels(Learner.evaluate)
+
     def __init__(
         self,
         network: keras.Model,

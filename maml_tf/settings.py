@@ -30,10 +30,12 @@ class Settings:
             "deterministic",
             "engine",
             "import_checkpoint",
+            "jit_compile",
             "log",
             "on_save_error",
             "plot",
             "resume",
+            "tasks_per_step",
         }
     )
     NOTED: frozenset[str] = frozenset()

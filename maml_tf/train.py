@@ -89,18 +89,28 @@ def build_learner(
         adapt=config.adapt,
         task_metrics=task_metrics(config),
         engine=config.engine,
+        tasks_per_step=(
+            None if config.tasks_per_step == -1 else config.tasks_per_step
+        ),
         norm_statistics=config.norm_statistics,
     )
     # The original clips by value where it trains on mini-ImageNet only.
     clip = 10.0 if config.datasource == "miniimagenet" else None
     adam = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8, clipvalue=clip)
-    # Fusing operations pays where they are small; Keras does not fuse them
-    # where bits are promised to be the same.
-    fuses = not (config.is_classification or config.deterministic)
-    jit_compile = fuses or "auto"
-    learner.compile(adam, loss, jit_compile=jit_compile)
+    learner.compile(adam, loss, jit_compile=_jit_compile(config))
     adam.build(learner.trainable_variables)
     return learner
+
+
+def _jit_compile(config):
+    """Returns whether XLA compiles training, as Keras takes it.
+
+    Fusing operations pays where they are small. Keras does not fuse them where
+    bits are promised to be the same.
+    """
+    if config.jit_compile != "auto":
+        return config.jit_compile == "true"
+    return not (config.is_classification or config.deterministic) or "auto"
 
 
 def training_tasks(config: Config) -> samplers.Sampler:
@@ -211,8 +221,8 @@ def _train(run, data, learner):
     done = run.latest()
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
+    run.describe(_explanation(config, learner))
     engine = learner.engine_for(_inputs_spec(config, network))
-    run.describe(explanations.explain(config, network, engine))
     print(explanations.header(config, network, engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
@@ -230,10 +240,17 @@ def _train(run, data, learner):
 
 def explain(config: Config) -> str:
     """Returns what a configuration means, see `maml_tf.explain`."""
-    network = build_network(config)
-    learner = build_learner(config, network)
-    engine = learner.engine_for(_inputs_spec(config, network))
-    return explanations.explain(config, network, engine)
+    return _explanation(config, build_learner(config, build_network(config)))
+
+
+def _explanation(config, learner):
+    inputs = _inputs_spec(config, learner.network)
+    return explanations.explain(
+        config,
+        learner.network,
+        learner.engine_for(inputs),
+        learner.memory_estimate(inputs),
+    )
 
 
 def _inputs_spec(config, network):

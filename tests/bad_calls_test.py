@@ -297,6 +297,24 @@ def test_tensors(row, make, here):
     check_error(lambda: learner(data), [fragment], here)
 
 
+@pytest.mark.parametrize("labels", [2, -1])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize("make", [maml(), reptile()], ids=["MAML", "Reptile"])
+@pytest.mark.usefixtures("not_deterministic")
+def test_labels_in_a_graph(make, method, labels, here):
+    learner = make()
+    learner.compile("sgd", CROSS_ENTROPY, jit_compile=False)
+    inputs = QUERY, LABELS + labels, QUERY
+    data = (inputs, LABELS)
+    if (method, type(learner)) == ("fit", Reptile):
+        data = inputs[:2]
+    check_error(
+        lambda: getattr(learner, method)(*data, verbose=0),
+        [f"The labels: expected integers in 0 … 1, found {labels}."],
+        here,
+    )
+
+
 def two_inputs():
     a, b = keras.Input([3], name="a"), keras.Input([3], name="b")
     outputs = layers.Dense(2)(layers.Add()([a, b]))

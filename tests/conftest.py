@@ -10,8 +10,28 @@ from absl.testing import flagsaver
 
 # Tests run side by side, see run_tests.sh: one core for an operation of each.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+# As `--deterministic`, here and in the programs that tests start.
+os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Seeds what draws numbers without a seed of its own."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def not_deterministic():
+    """Lets TensorFlow and Keras do as they do without `--deterministic`."""
+    from tensorflow.python.framework import config
+
+    before = config.is_op_determinism_enabled()
+    config.disable_op_determinism()
+    yield
+    if before:
+        config.enable_op_determinism()
 
 
 @pytest.fixture

@@ -86,6 +86,9 @@ def one_message(capsys):
         ["--norm=group_norm"],
         ["--norm_gradient=right"],
         ["--engine=fast"],
+        ["--tasks_per_step=0"],
+        ["--jit_compile=True"],
+        ["--jit_compile=true", "--deterministic"],
         ["--baseline=random"],
         ["--baseline=oracle", "--datasource=omniglot"],
         *([f"--{size}=0"] for size in SIZES),
@@ -412,6 +415,38 @@ def test_continues_exactly_after_an_interrupt(
         assert list(tmp_path.glob(f"*/model{stop}.npz"))
     assert run(*arguments_there) == 0
     check_same(tmp_path, uninterrupted[arguments])
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", "true", "false"])
+@pytest.mark.usefixtures("not_deterministic")
+def test_training_with_and_without_xla(jit_compile, tmp_path, capsys, trained):
+    """The first row of a table is that of the fixture's run, to rounding."""
+    arguments = *SHORT, "--metatrain_iterations=100", f"--logdir={tmp_path}"
+    assert run(*arguments, f"--jit_compile={jit_compile}") == 0
+    first = capsys.readouterr().out.partition("First step, with tracing")[2]
+    assert first.startswith(", compilation") == (jit_compile != "false")
+    found, expected = (
+        np.loadtxt(
+            next(folder.glob("*/training.csv")),
+            delimiter=",",
+            skiprows=1,
+            max_rows=1,
+        )
+        for folder in (tmp_path, trained)
+    )
+    np.testing.assert_allclose(found, expected, 1e-4)
+
+
+def test_tasks_per_step_change_no_number(tmp_path, capsys):
+    rows = []
+    for most in (-1, 1):
+        folder = tmp_path / str(most)
+        arguments = *SHORT, "--metatrain_iterations=100", f"--logdir={folder}"
+        assert run(*arguments, f"--tasks_per_step={most}") == 0
+        [path] = folder.glob("*/training.csv")
+        rows.append(np.loadtxt(path, delimiter=",", skiprows=1))
+    assert "looped (1 at once" in capsys.readouterr().out
+    np.testing.assert_allclose(rows[0], rows[1], 1e-4)
 
 
 def test_config_json_records_settings_and_meaning(tmp_path, trained):

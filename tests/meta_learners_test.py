@@ -94,7 +94,8 @@ def assert_close(actual, expected, tolerance=1e-9):
         ("max_pool", MAML, ["graph"]),  # XLA takes a minute to compile it
     ],
 )
-def test_every_engine_and_mode_is_the_same(problem, kind, modes, float64):
+@pytest.mark.usefixtures("float64", "not_deterministic")
+def test_every_engine_and_mode_is_the_same(problem, kind, modes):
     network, loss, data = PROBLEMS[problem]()
     results = [
         loss_and_gradient(learn(kind, network, loss, mode, engine=engine), data)
@@ -310,12 +311,7 @@ def test_engine_is_chosen(monkeypatch):
 # 1 → 2 → 1: products and sums of 2, a tanh of 2, a product and a sum of 1:
 # 8 numbers a point.
 @pytest.mark.parametrize(("first_order", "steps"), [(False, 10), (True, 1)])
-@pytest.mark.parametrize(
-    ("groups", "limiting"), [(1, "STACKED_BYTES"), (2, "SHARED_BYTES")]
-)
-def test_groups_are_as_large_as_fits(
-    groups, limiting, first_order, steps, float64, monkeypatch
-):
+def test_bytes_of_a_task(first_order, steps, float64):
     network = keras.Sequential(
         [
             keras.Input((1,)),
@@ -323,41 +319,53 @@ def test_groups_are_as_large_as_fits(
             keras.layers.Dense(1),
         ]
     )
-    needed = 8 * 8 * (steps * 4 + 6)
+    options = {"inner_steps": 10, "first_order": first_order}
+    learner = MAML(network, "mse", inner_lr=0.1, **options)
+    support, query = (tf.zeros([3, n, 1], tf.float64) for n in (4, 6))
+    found = learner.task_bytes((support, None, query))
+    assert found == 8 * 8 * (steps * 4 + 6)
 
-    def choose(tasks, limit):
-        monkeypatch.setattr(engines, limiting, limit)
-        monkeypatch.setattr(cores, "side_by_side", lambda: groups)
-        support, query = (tf.zeros([tasks, n, 1], tf.float64) for n in (4, 6))
-        return engines.choose_by_size(
-            network,
-            network.trainable_variables,
-            support,
-            query,
-            inner_steps=10,
-            first_order=first_order,
-        )
 
-    choice = choose(6, 5 * needed)
+@pytest.mark.parametrize(
+    ("groups", "limiting"), [(1, "STACKED_BYTES"), (2, "SHARED_BYTES")]
+)
+def test_groups_are_as_large_as_fits(groups, limiting, monkeypatch):
+    monkeypatch.setattr(cores, "side_by_side", lambda: groups)
+    monkeypatch.setattr(engines, limiting, 5000)
+    choice = engines.choose_by_size(6, 1000)
     assert (choice.engine, choice.group) == ("stacked", 3)
-    assert f"{needed / 1e6:,.2f} MB" in choice.reason
-    assert choose(6, 2 * needed - 1).engine == "looped"
-    assert choose(1, needed - 1).engine == "stacked"
+    assert "0.00 MB" in choice.reason
+    assert engines.choose_by_size(6, 1000, 2).group == 2
+    assert engines.choose_by_size(6, 1000, 5).group == 3
+    assert engines.choose_by_size(6, 1000, 1).engine == "looped"
+    assert engines.choose_by_size(6, 2501).engine == "looped"
+    assert engines.choose_by_size(1, 5001).engine == "stacked"
 
 
-def test_groups_are_the_same(float64, monkeypatch):
+@pytest.mark.parametrize("engine", ["auto", "stacked", "looped"])
+def test_tasks_per_step_change_no_gradient(engine, float64):
     network, loss, data = images()
     data = tf.nest.map_structure(lambda d: np.concatenate([d, d[::-1]]), data)
-    results = []
-    for group in (None, 2):
-        monkeypatch.setattr(
-            engines,
-            "choose",
-            lambda *_, g=group: engines.Choice("stacked", "", g),
-        )
-        learner = learn(MAML, network, loss, "graph")
+    results, groups = [], []
+    for most in (None, 1, 2, 5):
+        learner = learn(MAML, network, loss, engine=engine, tasks_per_step=most)
         results.append(loss_and_gradient(learner, data))
-    assert_close(*results)
+        groups.append(learner.engine_for(data[0]).group)
+    # Of the 6 tasks, in equal groups.
+    assert groups[1:] == ([1, 1, 1] if engine == "looped" else [1, 2, 3])
+    for result in results[1:]:
+        assert_close(result, results[0])
+
+
+def test_tasks_per_step_need_a_number_of_tasks():
+    for engine in ("auto", "stacked"):
+        network, loss, _ = images()
+        options = {"inner_lr": 0.1, "engine": engine, "tasks_per_step": 2}
+        learner = MAML(network, loss, **options)
+        shape = [None, 4, *network.input_shape[1:]]
+        x = tf.TensorSpec(shape)
+        with pytest.raises(ValueError, match="tasks_per_step: .*may change"):
+            learner.engine_for((x, None, x))
 
 
 def recurrent():
