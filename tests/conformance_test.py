@@ -18,6 +18,8 @@ from maml_tf import (
 )
 from maml_tf.adaptation import adapt
 
+pytestmark = pytest.mark.usefixtures("not_deterministic")
+
 _register = keras.saving.register_keras_serializable("conformance_test")
 
 

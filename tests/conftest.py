@@ -24,7 +24,10 @@ def seeded():
 
 @pytest.fixture
 def not_deterministic():
-    """Lets TensorFlow and Keras do as they do without `--deterministic`."""
+    """Lets TensorFlow and Keras do as they do without `--deterministic`.
+
+    XLA then compiles what Keras trains, and the gradient of max-pooling.
+    """
     from tensorflow.python.framework import config
 
     before = config.is_op_determinism_enabled()

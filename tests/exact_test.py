@@ -14,6 +14,8 @@ from keras import layers
 
 from maml_tf import exact
 
+pytestmark = pytest.mark.usefixtures("not_deterministic")
+
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "second_derivatives.md"
 
 

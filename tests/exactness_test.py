@@ -9,6 +9,8 @@ from keras import layers, ops
 
 from maml_tf import exact, losses, norms
 
+pytestmark = pytest.mark.usefixtures("not_deterministic")
+
 LAYERS = {
     # Vectors: one layer between two dense ones.
     (6,): {

@@ -10,6 +10,8 @@ from keras import layers
 
 from maml_tf import models, stacked
 
+pytestmark = pytest.mark.usefixtures("not_deterministic")
+
 IMAGE, VECTOR = (7, 5, 2), (3,)
 
 
