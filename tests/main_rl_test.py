@@ -54,6 +54,15 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
+def test_ten_iterations_learn_to_adapt(tmp_path):
+    arguments = "--n_itr=10", "--seed=1", "--test_goals=1", "--test_updates=1"
+    assert main_rl.main([*arguments, f"--logdir={tmp_path}"]) == 0
+    *_, last = rows(tmp_path / "training.csv")
+    assert float(last["return_after"]) > -20
+    assert -50 < float(last["return"]) < -30
+
+
 def test_resuming_gives_the_same_numbers(whole, tmp_path, capsys):
     parted = tmp_path / "parted"
     assert run(parted, "--n_itr=2") == 0
