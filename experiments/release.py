@@ -2,14 +2,15 @@
 
     python experiments/release.py RUN_FOLDER FILE.keras
 
-`keras.saving.load_model(FILE)` after `import maml_tf` gives it back, to adapt
-or to train further. See examples/pretrained_sinusoid.py.
+`keras.saving.load_model(FILE)` after `import maml_tf` gives it back, to adapt,
+or to compile and train further: the optimizer's state, twice the size of the
+weights, is left out. See examples/pretrained_sinusoid.py.
 """
 
 import os
 import sys
 
-from maml_tf import comparison
+from maml_tf import comparison, saving
 
 MOST = 1_000_000
 
@@ -21,7 +22,8 @@ def main(folder: str, file: str) -> None:
       SystemExit: if the file would take over 1 MB.
     """
     run = comparison.load(folder, {})
-    run.learner.save(file)
+    arguments = saving.arguments_of(run.learner)
+    saving.make(type(run.learner), arguments).save(file)
     if os.path.getsize(file) > MOST:
         os.unlink(file)
         sys.exit(f"{file}: expected at most 1 MB; nothing is kept.")

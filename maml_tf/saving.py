@@ -34,6 +34,24 @@ class Learner(keras.Model):
     def from_config(cls, config):
         return make(cls, keras.saving.deserialize_keras_object(config))
 
+    def save_own_variables(self, store):
+        """Saves what is not the network's, which Keras saves by itself."""
+        for i, variable in enumerate(self._apart()):
+            store[str(i)] = variable
+
+    def load_own_variables(self, store):
+        """Loads that, or all of a file from when adapted weights were in it."""
+        own = self._apart()
+        if len(store.keys()) > len(own):
+            super().load_own_variables(store)
+            return
+        for i, variable in enumerate(own):
+            variable.assign(store[str(i)])
+
+    def _apart(self):
+        networks = {id(weight) for weight in self.network.weights}
+        return [v for v in self.weights if id(v) not in networks]
+
 
 def arguments_of(learner: Learner) -> dict:
     """Returns what a learner was made with.

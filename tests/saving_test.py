@@ -1,5 +1,9 @@
 """A learner that is saved and loaded goes on as if it had not been."""
 
+import pathlib
+import zipfile
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -16,8 +20,12 @@ from maml_tf import (
     losses,
     tasks,
 )
+from maml_tf.config import Config
 from maml_tf.inner_optimizers import SGD, Adam
 from maml_tf.saving import arguments_of
+from maml_tf.train import test_tasks as held_out_tasks
+
+WEIGHTS = pathlib.Path(__file__).parents[1] / "results" / "weights"
 
 
 @keras.saving.register_keras_serializable("saving_test")
@@ -174,3 +182,38 @@ def test_the_network_is_taken_out_alone(learner, tmp_path):
     alone = keras.models.load_model(tmp_path / "network.keras")
     x = np.random.default_rng(0).normal(size=[5, 4])
     np.testing.assert_allclose(alone(x), learner.network(x), 1e-6)
+
+
+def test_every_weight_is_saved_once(learner, tmp_path):
+    learner.save(tmp_path / "learner.keras")
+    found = []
+    with (
+        zipfile.ZipFile(tmp_path / "learner.keras") as archive,
+        archive.open("model.weights.h5") as file,
+        h5py.File(file) as weights,
+    ):
+        weights.visititems(
+            lambda name, item: (
+                found.append(item.size)
+                if isinstance(item, h5py.Dataset)
+                and not name.startswith(("optimizer/", "trackers/", "_"))
+                else None
+            )
+        )
+    expected = [weight.shape.num_elements() for weight in learner.weights]
+    assert sorted(found) == sorted(expected)
+
+
+def test_released_weights_of_omniglot(real_data):
+    learner = keras.models.load_model(
+        WEIGHTS / "omniglot_5way_1shot_maml.keras"
+    )
+    learner.test_inner_steps = 1  # as it was trained
+    settings = {"shots": 1, "test_tasks": 40, "train": False, "test_set": True}
+    config = Config("omniglot", data_dir=str(real_data), **settings)
+    predict = tf.function(learner.adapt_and_predict)
+    scores = [
+        losses.accuracy(query_y, predict(*inputs))
+        for inputs, query_y in held_out_tasks(config)
+    ]
+    assert np.mean(scores) > 0.85
