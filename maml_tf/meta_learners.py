@@ -162,6 +162,8 @@ class MAML(Learner):
 
     def engine_for(self, inputs) -> engines.Choice:
         """Returns the engine for `(support_x, support_y, query_x)`."""
+        if self._engine is not None and self.tasks_per_step is None:
+            return self._engine
         support_x, _, query_x = inputs
         parts = tf.nest.flatten((support_x, query_x))
         sizes = tuple(tuple(part.shape) for part in parts)
