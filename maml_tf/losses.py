@@ -9,6 +9,7 @@ Keras.
 
 import dataclasses
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -185,6 +186,7 @@ def naming_labels(method: Callable) -> Callable:
                 raise _wrong_labels(int(found[2]), found[1]) from None
             raise
 
+    named.__doc__ = inspect.getdoc(method)  # which may be that of its base
     return named
 
 
