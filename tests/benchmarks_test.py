@@ -219,12 +219,3 @@ def test_a_first_step_is_that_of_the_flagfile(name):
         row = first_step.timer()((str(path), ""))
     estimate = "" if "reptile" in name else r", estimated +\d+ MB"
     assert re.fullmatch(rf" *[\d.]+ s, +[\d.]+ s, +\d+ MB{estimate}", row)
-
-
-def test_a_training_run_is_timed(monkeypatch):
-    import loop
-
-    from maml_tf import MAML
-
-    monkeypatch.setattr(MAML, "fit", MAML.fit)  # what it replaces comes back
-    assert loop.run_timer(loop.RUNS["sinusoid10"], warm_up=100)(100) > 0
