@@ -63,7 +63,10 @@ def short(project, monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("line", USAGE)
+# The last line is the one before with five times the images.
+@pytest.mark.parametrize(
+    "line", [*USAGE[:-1], pytest.param(USAGE[-1], marks=pytest.mark.slow)]
+)
 def test_usage(line, project, capsys):
     arguments = shlex.split(line)
     phase = "pretrain" if "--pretrain" in line else "metatrain"
