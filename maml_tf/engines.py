@@ -141,8 +141,6 @@ def choose_by_size(
     Raises:
       ValueError: if there is a bound and B is not known.
     """
-    if most is not None:
-        _require_known(tasks)
     if tasks is None or needed is None:
         choice = Choice("stacked", "sizes are not known", None)
         return bounded(choice, tasks, most)

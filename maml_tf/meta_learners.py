@@ -151,6 +151,7 @@ class MAML(Learner):
         self.engine = engine
         self._engine = engines.choose(engine, network)
         self._engines: dict[tuple, engines.Choice] = {}
+        self._bytes: dict[tuple, float | None] = {}
         self.adapted = select(network, adapt)
         self.task_metrics = dict(task_metrics or {})
         self.trackers = {
@@ -164,11 +165,9 @@ class MAML(Learner):
         """Returns the engine for `(support_x, support_y, query_x)`."""
         if self._engine is not None and self.tasks_per_step is None:
             return self._engine
-        support_x, _, query_x = inputs
-        parts = tf.nest.flatten((support_x, query_x))
-        sizes = tuple(tuple(part.shape) for part in parts)
+        sizes = _sizes(inputs)
         if sizes not in self._engines:
-            self._engines[sizes] = self._choose(inputs, parts[0].shape[0])
+            self._engines[sizes] = self._choose(inputs, sizes[0][0])
         return self._engines[sizes]
 
     def _choose(self, inputs, tasks):
@@ -185,15 +184,18 @@ class MAML(Learner):
         Args:
           inputs: `(support_x, support_y, query_x)`.
         """
-        support_x, _, query_x = inputs
-        return engines.task_bytes(
-            self.network,
-            self.adapted,
-            support_x,
-            query_x,
-            inner_steps=self.inner_steps,
-            first_order=self.first_order,
-        )
+        sizes = _sizes(inputs)
+        if sizes not in self._bytes:
+            support_x, _, query_x = inputs
+            self._bytes[sizes] = engines.task_bytes(
+                self.network,
+                self.adapted,
+                support_x,
+                query_x,
+                inner_steps=self.inner_steps,
+                first_order=self.first_order,
+            )
+        return self._bytes[sizes]
 
     def memory_estimate(self, inputs) -> float | None:
         """Returns about how many bytes a training step on a meta-batch takes.
@@ -205,7 +207,7 @@ class MAML(Learner):
           inputs: `(support_x, support_y, query_x)`.
         """
         needed = self.task_bytes(inputs)
-        tasks = tf.nest.flatten(inputs[0])[0].shape[0]
+        tasks = _sizes(inputs)[0][0]
         if needed is None or tasks is None:
             return None
         return needed * engines.tasks_at_once(self.engine_for(inputs), tasks)
@@ -544,6 +546,13 @@ def _replicas(loss):
     """Returns how many replicas share a loss, as a number of its kind."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return tf.cast(replicas, loss.dtype)
+
+
+def _sizes(inputs):
+    """Returns the shapes of support and query inputs, the first with B."""
+    support_x, _, query_x = inputs
+    parts = tf.nest.flatten((support_x, query_x))
+    return tuple(tuple(part.shape) for part in parts)
 
 
 def _in_groups(tasks, group):
