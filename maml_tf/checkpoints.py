@@ -135,9 +135,19 @@ def save(
     }
     with files.replacing(path) as file:
         np.savez(file, checksum=_checksum(entries), **entries)
+    tidy(folder)
+    return path
+
+
+def tidy(folder: str) -> None:
+    """Removes the oldest checkpoints beyond ten, and half-written ones.
+
+    A killed process may have left them. No other may be saving there.
+    """
     for old in list_checkpoints(folder)[:-KEPT]:
         old.path.unlink()
-    return path
+    for half in pathlib.Path(folder).glob(".model*.npz.*"):
+        half.unlink()
 
 
 class Content(NamedTuple):

@@ -51,6 +51,8 @@ class RunFolder:
                 for old in checkpoints.list_checkpoints(self.config.folder):
                     old.path.unlink()
             yield
+            # An earlier process may have been killed before it did so.
+            checkpoints.tidy(self.config.folder)
 
     def latest(self) -> checkpoints.Checkpoint | None:
         """Returns the checkpoint to go on from; says what changed since.

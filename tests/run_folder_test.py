@@ -126,6 +126,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert table.read_bytes() == expected.read_bytes()
 
 
+def test_what_a_killed_process_left_goes(undisturbed, tmp_path, monkeypatch):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    [newest] = tmp_path.glob("*/model300.npz")
+    newest.with_name(f".{newest.name}.0123456789abcdef").touch()
+    monkeypatch.setattr(checkpoints, "KEPT", 2)
+    assert trains(tmp_path, 300) == 0
+    left = {path.name for path in newest.parent.glob("*model*")}
+    assert left == {"model200.npz", "model300.npz"}
+
+
 @pytest.mark.parametrize("place", np.linspace(0, 0.999, 40))
 def test_no_flipped_bit_goes_unseen(place, undisturbed, tmp_path):
     [good] = undisturbed.glob("*/model300.npz")

@@ -153,13 +153,29 @@ def scalars(path):
 
 
 def require_same(title, found, expected):
-    """Raises `AssertionError` if two results differ, and names the files."""
-    differ = [
-        name
-        for name in sorted({*found, *expected})
-        if found.get(name) != expected.get(name)
+    """Raises `AssertionError` if two results differ, and says in what."""
+    faults = [
+        *(f"{name} is missing" for name in expected.keys() - found.keys()),
+        *(f"{name} is left over" for name in found.keys() - expected.keys()),
+        *(
+            f"{name} differs {place(found[name], expected[name])}"
+            for name in found.keys() & expected.keys()
+            if found[name] != expected[name]
+        ),
     ]
-    assert not differ, f"{title}: not as undisturbed: {', '.join(differ)}"
+    assert not faults, f"{title}: {'; '.join(sorted(faults))}"
+
+
+def place(found, expected):
+    """Returns where two contents of a file differ, if they have names."""
+    if isinstance(found, bytes):
+        return "in its rows"
+    names = sorted(
+        name
+        for name in {*found, *expected}
+        if found.get(name) != expected.get(name)
+    )
+    return f"in {', '.join(names)}"
 
 
 if __name__ == "__main__":
