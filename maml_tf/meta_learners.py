@@ -12,6 +12,7 @@ from maml_tf import (
     functional,
     losses,
     queries,
+    replicas,
     shapes,
     stacked,
 )
@@ -236,6 +237,7 @@ class MAML(Learner):
         data = _map(tf.convert_to_tensor, data)
         if self.block == 1:
             return self._update(data)
+        replicas.require_one("block", self.block)
         updates = shapes.leading(data)
 
         def body(i):
@@ -249,7 +251,7 @@ class MAML(Learner):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         (loss, gradients), predictions = self.meta_gradient(data)
-        self._loss_tracker.update_state(loss * _replicas(loss))
+        self._loss_tracker.update_state(loss * replicas.count())
         self.optimizer.apply(gradients, self.trainable_variables)
         return self.compute_metrics(x, y, predictions, weight)
 
@@ -340,7 +342,7 @@ class MAML(Learner):
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""
         apply_fn = functional.with_penalty(self.network, self.adapted, seed)
-        theta = [variable.value for variable in self.adapted]
+        theta = [tf.convert_to_tensor(v.value) for v in self.adapted]
         return self._predict(apply_fn, 0, theta, inputs, training)
 
     def _predict(self, apply_fn, task_axes, theta, inputs, training):
@@ -394,7 +396,8 @@ class MAML(Learner):
         compiled = training and self.optimizer is not None
         update = self.optimizer.iterations if compiled else -1
         seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
-        return tf.random.split(tf.stack(seed), shapes.leading(inputs))
+        tasks = shapes.leading(inputs) * replicas.count()
+        return replicas.own(tf.random.split(tf.stack(seed), tasks))
 
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
@@ -466,7 +469,7 @@ class MAML(Learner):
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        return loss + tf.cast(penalty, loss.dtype) / _replicas(loss)
+        return loss + tf.cast(penalty, loss.dtype) / replicas.count()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the task metrics and the compiled metrics."""
@@ -540,12 +543,6 @@ class JointTraining(MAML):
 
 
 _map = tf.nest.map_structure
-
-
-def _replicas(loss):
-    """Returns how many replicas share a loss, as a number of its kind."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return tf.cast(replicas, loss.dtype)
 
 
 def _sizes(inputs):

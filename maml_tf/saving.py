@@ -5,6 +5,8 @@ import inspect
 
 import keras
 
+from maml_tf.replicas import Replicated
+
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
@@ -23,7 +25,7 @@ class Value:
         return cls(**config)
 
 
-class Learner(keras.Model):
+class Learner(Replicated):
     """A model that Keras saves by the arguments that it was made with."""
 
     def get_config(self):

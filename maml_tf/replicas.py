@@ -1,0 +1,68 @@
+"""Training by several devices: each replica has whole tasks of a meta-batch.
+
+`tf.distribute` makes the replicas, splits meta-batches and adds gradients. A
+model that is made in a strategy's scope trains so.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Replicated(keras.Model):
+    """A model that Keras trains by replicas on one host or on several.
+
+    Where they are on several, Keras can neither take the mean of what they
+    return nor look at their data.
+    """
+
+    def _make_function(self, step_function):
+        """Returns the function of an iterator that trains or tests a step."""
+        if self._distribute_strategy is None:
+            return super()._make_function(step_function)
+        step_function = self._autoconvert_optionals(step_function)
+
+        @tf.function(autograph=False)
+        def step(data):
+            self.distribute_strategy.run(step_function, (data,))
+            return self.get_metrics_result()
+
+        def steps(iterator):
+            for _ in range(self.steps_per_execution):
+                results = step(next(iterator))
+            return results
+
+        return steps
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Makes what training needs, of what the data are like."""
+        if iterator is not None and self._distribute_strategy is not None:
+            data = iterator.data_adapter.get_tf_dataset()
+            iterator, data_batch = None, data.element_spec
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+
+def count() -> int:
+    """Returns how many replicas there are, R."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def own(values: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's equal part of what is for all, in their order.
+
+    Args:
+      values: `[R · B, …]`, the same for every replica.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return tf.split(values, count())[0]
+    place = context.replica_id_in_sync_group
+    return tf.stack(tf.split(values, count()))[place]
+
+
+def require_one(name: str, value) -> None:
+    """Raises `ValueError` for an argument that several replicas cannot have."""
+    if count() > 1:
+        raise ValueError(
+            f"{name}: several replicas cannot train with {value!r}; see "
+            "docs/scaling.md."
+        )
