@@ -130,9 +130,7 @@ def save(
         "iteration": iteration,
         "settings": json.dumps(settings),
     }
-    entries = {
-        k: np.asarray(v) for k, v in {**facts, **_state(learner)}.items()
-    }
+    entries = {**{k: np.asarray(v) for k, v in facts.items()}, **state(learner)}
     with files.replacing(path) as file:
         np.savez(file, checksum=_checksum(entries), **entries)
     tidy(folder)
@@ -198,15 +196,22 @@ def restore(checkpoint: Checkpoint, learner, phase: str | None) -> None:
       CheckpointError: if the file is damaged or of another architecture.
     """
     content = read(checkpoint)
-    state = _state(learner)
+    variables = _variables(learner)
     if content.phase != phase:
-        state = {k: v for k, v in state.items() if k.startswith("network/")}
-    _check_same_shapes(checkpoint.path, content.arrays, state)
-    for name, variable in state.items():
+        variables = {
+            k: v for k, v in variables.items() if k.startswith("network/")
+        }
+    _check_same_shapes(checkpoint.path, content.arrays, variables)
+    for name, variable in variables.items():
         variable.assign(content.arrays[name])
 
 
-def _state(learner):
+def state(learner) -> dict[str, np.ndarray]:
+    """Returns the values of all variables that training changes, by name."""
+    return {k: np.asarray(v) for k, v in _variables(learner).items()}
+
+
+def _variables(learner):
     """Returns all variables that training changes, by name."""
     groups = {
         "network": learner.network.variables,

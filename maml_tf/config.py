@@ -97,6 +97,9 @@ class Config(Settings):
     test_rotations: bool = True
     norm_statistics: str = "queries"
     label_permutations: int = 1
+    strategy: str = "none"
+    logical_devices: int = -1
+    worker_timeout: float = 600.0
 
     def __post_init__(self):
         self._check_choices()
@@ -224,8 +227,11 @@ class Config(Settings):
             self.refuse("num_queries", "-1 with --datasource=sinusoid")
         if self.jit_compile == "true" and self.deterministic:
             self.refuse("jit_compile", "auto or false with --deterministic")
+        if self.jit_compile == "true" and self.strategy != "none":
+            self.refuse("jit_compile", "auto or false with --strategy")
         if self.select == "validation":
             self._check_selection()
+        self.check_devices()
         self._check_protocol()
         self.check_image_format()
         if self.train and sum(self.phases) == 0:

@@ -60,6 +60,7 @@ def explain(
             _normalisation(config),
             "Meta-gradient: " + _order(config),
             _clipping(config),
+            *_devices(config),
             f"Memory: about {memory / 1e6:,.0f} MB for tasks that run at once "
             "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
@@ -114,6 +115,14 @@ def _order(config):
             "constant, as TensorFlow does since 1.3."
         )
     return "second order, exact."
+
+
+def _devices(config):
+    if config.strategy != "none":
+        yield (
+            f"Devices: {config.strategy}; each has whole tasks, equally many, "
+            "and all make the same update."
+        )
 
 
 def _clipping(config):

@@ -26,6 +26,7 @@ class Table:
       show: is told of every row, old and new: iteration and values by name.
       on_save_error: "stop" or "continue"; then rows that could not be written
         are, together with the next one.
+      writes: whether the file is written, or only read and gone on with.
 
     Raises:
       ValueError: if there is such a file, but not of this kind.
@@ -37,8 +38,10 @@ class Table:
         start: int,
         show: Callable[[int, dict[str, float]], None] | None = None,
         on_save_error: str = "stop",
+        writes: bool = True,
     ):
         self.path = path
+        self.writes = writes
         self.show = show
         self.on_save_error = on_save_error
         self._iterations = array.array("q")
@@ -46,7 +49,7 @@ class Table:
         self._names: tuple[str, ...] = ()
         for row in read_rows(path, start):
             self._keep(row)
-        if os.path.exists(path):
+        if writes and os.path.exists(path):
             self._write_whole()
         for row in self.last(len(self)):
             self._show(row)
@@ -62,6 +65,8 @@ class Table:
     def append(self, iteration: int, values: dict[str, float]) -> None:
         """Adds a row and writes it at once."""
         self._keep({"iteration": iteration, **values})
+        if not self.writes:
+            return
         with files.tolerating(self.on_save_error):
             self._write()
             self._show(*self.last(1))

@@ -78,6 +78,9 @@ class ReptileConfig(Settings):
     engine: str = "auto"
     deterministic: bool = False
     on_save_error: str = "stop"
+    strategy: str = "none"
+    logical_devices: int = -1
+    worker_timeout: float = 600.0
 
     def __post_init__(self):
         self.check_choice("datasource", DATASOURCES)
@@ -121,6 +124,15 @@ class ReptileConfig(Settings):
         return shots * (self.ways if self.is_classification else 1)
 
     def _check_combinations(self):
+        self.check_devices()
+        if self.strategy != "none" and not (
+            self.sgd or self.reset_inner_optimizer
+        ):
+            self.refuse(
+                "strategy",
+                "none unless tasks share no moments: --reset-inner-optimizer "
+                "or --sgd",
+            )
         if self.tail_shots is not None:
             self._check_tail()
         if self.replacement:

@@ -23,10 +23,12 @@ class RunFolder:
 
     Args:
       config: settings with `folder`, `resume`, `log` and `on_save_error`.
+      writes: whether this process writes; of several hosts one does.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, writes: bool = True):
         self.config = config
+        self.writes = writes
         self.tables: dict[str, logs.Table] = {}
 
     @property
@@ -39,10 +41,15 @@ class RunFolder:
     def entered(self) -> Iterator[None]:
         """Works in the folder, alone; an earlier run goes unless it resumes.
 
+        A process that does not write leaves all that to the one that does.
+
         Raises:
           files.BusyError: if another process trains there.
           ValueError: if a table there is none; nothing has been changed.
         """
+        if not self.writes:
+            yield
+            return
         os.makedirs(self.config.folder, exist_ok=True)
         with files.exclusive(self.config.folder):
             for name in TABLES:
@@ -74,6 +81,8 @@ class RunFolder:
 
     def describe(self, explanation: str) -> None:
         """Writes `config.json`: the settings, what they mean, the commit."""
+        if not self.writes:
+            return
         path = self._path("config.json")
         whole = self.config.to_json(explanation, commit=provenance.commit())
         with files.replacing(path) as file:
@@ -81,7 +90,8 @@ class RunFolder:
 
     def scalars(self, name: str = ".") -> logs.Scalars:
         """Returns TensorBoard's scalars in the folder, or one in it."""
-        return logs.Scalars(self._path(name) if self.config.log else None)
+        shown = self.config.log and self.writes
+        return logs.Scalars(self._path(name) if shown else None)
 
     def table(
         self,
@@ -91,13 +101,20 @@ class RunFolder:
     ) -> logs.Table:
         """Returns one of the run's `TABLES`, see `logs.Table`."""
         table = logs.Table(
-            self._path(name), start, show, self.config.on_save_error
+            self._path(name),
+            start,
+            show,
+            self.config.on_save_error,
+            writes=self.writes,
         )
         self.tables[name] = table
         return table
 
     def save(self, learner, phase: str, iteration: int) -> None:
         """Saves a checkpoint once all rows before it are on disk."""
+        if not self.writes:
+            checkpoints.state(learner)  # Reading metrics takes all replicas.
+            return
         files.make_again(self.config.folder)
         for table in self.tables.values():
             table.sync()

@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping
 
 
+STRATEGIES = ("none", "mirrored", "multi_worker")
+
+
 class ConfigError(ValueError):
     """A setting that makes no sense; the message names its flag."""
 
@@ -32,10 +35,13 @@ class Settings:
             "import_checkpoint",
             "jit_compile",
             "log",
+            "logical_devices",
             "on_save_error",
             "plot",
             "resume",
+            "strategy",
             "tasks_per_step",
+            "worker_timeout",
         }
     )
     NOTED: frozenset[str] = frozenset()
@@ -91,6 +97,15 @@ class Settings:
         for field, own in (("image_size", 84), ("image_channels", 3)):
             if self.datasource != "folder" and getattr(self, field) != own:
                 self.refuse(field, f"{own} unless --datasource=folder")
+
+    def check_devices(self) -> None:
+        """Refuses devices that do not fit the strategy, or are none."""
+        self.check_choice("strategy", STRATEGIES)
+        self.check_positive("worker_timeout")
+        if self.logical_devices != -1:
+            self.check_at_least("logical_devices", 1)
+            if self.strategy != "mirrored":
+                self.refuse("logical_devices", "-1 unless --strategy=mirrored")
 
     def refuse(self, field: str, expected: str) -> None:
         """Raises `ConfigError` for the value of a field."""

@@ -13,6 +13,7 @@ from maml_tf import (
     callbacks,
     checkpoints,
     datasets,
+    distribution,
     evaluation,
     legacy,
     losses,
@@ -108,6 +109,8 @@ def _jit_compile(config):
     Fusing operations pays where they are small. Keras does not fuse them where
     bits are promised to be the same.
     """
+    if config.strategy != "none":
+        return False
     if config.jit_compile != "auto":
         return config.jit_compile == "true"
     return not (config.is_classification or config.deterministic) or "auto"
@@ -202,23 +205,30 @@ def train(config: Config) -> str:
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
+    strategy = distribution.strategy(config)
     # Too small a validation part is found before the long list is drawn.
     held_out = validation_tasks(config)
     data = training_tasks(config), held_out
-    learner = build_learner(config, build_network(config))
-    run, imported = RunFolder(config), None
+    with strategy.scope():
+        learner = build_learner(config, build_network(config))
+    run, imported = RunFolder(config, distribution.is_chief(config)), None
     if config.import_checkpoint and not run.resumes:
         imported = legacy.restore(config.import_checkpoint, learner)
     with run.entered():
         if imported is not None:
             run.save(learner, "imported", imported)
+        # From here on all see what the chief has made of the folder.
+        distribution.require_same(strategy, 0)
         _train(run, data, learner)
+    distribution.leave(config)
     return config.folder
 
 
 def _train(run, data, learner):
     config, network = run.config, learner.network
+    strategy = learner.distribute_strategy
     done = run.latest()
+    distribution.require_same(strategy, done.iteration if done else -1)
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
     run.describe(_explanation(config, learner))
@@ -228,14 +238,15 @@ def _train(run, data, learner):
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations
         if iterations and (done is None or done.iteration < end):
-            learner = build_learner(config, network, phase)
+            with strategy.scope():
+                learner = build_learner(config, network, phase)
             start = end - iterations
             if done is not None:
                 checkpoints.restore(done, learner, phase)
                 learner.optimizer.learning_rate = config.meta_lr
                 start = done.iteration
             _fit(run, learner, *data, phase, start, end)
-            done = checkpoints.find(config.folder)
+            done = None  # The network is what this phase has left.
 
 
 def explain(config: Config) -> str:
@@ -266,7 +277,8 @@ def _inputs_spec(config, network):
 
 def _fit(run, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
-    if not run.config.is_classification:
+    alone = learner.distribute_strategy.num_replicas_in_sync == 1
+    if alone and not run.config.is_classification:
         learner.block = math.gcd(WINDOW, start, end)
     data = tasks.meta_batches(training, start).take(end - start)
     if learner.block > 1:
