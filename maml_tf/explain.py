@@ -1,12 +1,14 @@
 """Says in words what a configuration computes."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 
 from maml_tf import selection
 from maml_tf.config import Config
 from maml_tf.engines import Choice
+from maml_tf.reptile_config import ReptileConfig
 
 ADAPTED = {
     "fast_weights": "kernels and biases",
@@ -60,7 +62,7 @@ def explain(
             _normalisation(config),
             "Meta-gradient: " + _order(config),
             _clipping(config),
-            *_devices(config),
+            *devices(config),
             f"Memory: about {memory / 1e6:,.0f} MB for tasks that run at once "
             "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
@@ -117,7 +119,8 @@ def _order(config):
     return "second order, exact."
 
 
-def _devices(config):
+def devices(config: Config | ReptileConfig) -> Iterator[str]:
+    """Yields a sentence on who trains, if it is not one device."""
     if config.strategy != "none":
         yield (
             f"Devices: {config.strategy}; each has whole tasks, equally many, "

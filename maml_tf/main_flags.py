@@ -22,6 +22,27 @@ FOLDER = (
 )
 """Flags of a run's folder."""
 
+DEVICES = (
+    (
+        flags.DEFINE_string,
+        "strategy",
+        "devices that share each meta-batch of training: none, one device; "
+        "mirrored, all GPUs; multi_worker, those of all hosts that the "
+        "environment variable TF_CONFIG names, of which the first one writes",
+    ),
+    (
+        flags.DEFINE_integer,
+        "logical_devices",
+        "parts of the processor that stand for GPUs, to try mirrored",
+    ),
+    (
+        flags.DEFINE_float,
+        "worker_timeout",
+        "seconds to wait for all hosts of multi_worker",
+    ),
+)
+"""Flags of who trains."""
+
 RUN = (
     (
         flags.DEFINE_bool,

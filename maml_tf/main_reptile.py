@@ -85,6 +85,7 @@ FLAGS = {
         (_INT, "image_channels", "of --datasource=folder: 3 or 1, grey"),
         (_INT, "seed", "of the split, the initial weights and all draws"),
         (_STRING, "engine", "stacked or looped tasks, or auto"),
+        *main_flags.DEVICES,
         *main_flags.RUN,
         (
             _BOOL,
@@ -129,7 +130,7 @@ def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
     # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import cores, datasets, reptile_train
+    from maml_tf import cores, datasets, distribution, reptile_train
 
     # A step is many small operations, of which two can run at a time.
     cores.share_unless_started(2)
@@ -146,7 +147,8 @@ def _run(arguments):
         return
     if not config.pretrained:
         reptile_train.train(config)
-    _report(config, reptile_train.evaluate(config))
+    if distribution.is_chief(config):
+        _report(config, reptile_train.evaluate(config))
 
 
 def _report(config, scores):

@@ -3,7 +3,15 @@
 import keras
 import tensorflow as tf
 
-from maml_tf import descent, engines, functional, losses, queries, stacked
+from maml_tf import (
+    descent,
+    engines,
+    functional,
+    losses,
+    queries,
+    replicas,
+    stacked,
+)
 from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
@@ -132,11 +140,13 @@ class Reptile(Learner):
         functional.require_same_examples(x, y, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))
         if self.carries:
+            replicas.require_one("reset_inner_optimizer", False)
             for variable, value in zip(
                 self.inner_variables, tf.nest.flatten(state), strict=True
             ):
                 variable.assign(value)
-        gradients = descent.unravel(-change, self._shapes)
+        mean = change / replicas.count()  # Keras adds those of all replicas.
+        gradients = descent.unravel(-mean, self._shapes)
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss)
         return {"loss": self._loss_tracker.result()}
@@ -207,7 +217,8 @@ class Reptile(Learner):
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
-        seeds = tf.random.split(self._seed(True), leading(x))
+        tasks = leading(x) * replicas.count()
+        seeds = replicas.own(tf.random.split(self._seed(True), tasks))
 
         def body(i, total, state, loss):
             if not self.carries:
@@ -377,15 +388,16 @@ class Reptile(Learner):
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        tasks, examples = leading(y), tf.nest.flatten(y)[0].shape[1]
-        return descent.draw_batches(
+        examples = tf.nest.flatten(y)[0].shape[1]
+        batches = descent.draw_batches(
             seed,
-            tasks,
+            leading(y) * replicas.count(),
             examples,
             batch or examples,
             steps,
             replacement=self.replacement,
         )
+        return replicas.own(batches)
 
 
 @register

@@ -17,6 +17,7 @@ from maml_tf import (
     callbacks,
     checkpoints,
     datasets,
+    distribution,
     evaluation,
     inner_optimizers,
     legacy,
@@ -254,19 +255,24 @@ def train(config: ReptileConfig) -> None:
       callbacks.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
+    strategy = distribution.strategy(config)
     data = training_tasks(config)
     curves = {
         part: evaluation_tasks(config, part, 1, 1)
         for part in curve_parts(config)
     }
-    learner = build_learner(config)
-    run, imported = RunFolder(config), None
+    with strategy.scope():
+        learner = build_learner(config)
+    run, imported = RunFolder(config, distribution.is_chief(config)), None
     if config.import_checkpoint and not run.resumes:
         imported = _import(config, learner)
     with run.entered():
         if imported is not None:
             run.save(learner, PHASE, imported)
+        # From here on all see what the chief has made of the folder.
+        distribution.require_same(strategy, 0)
         _train(run, data, curves, learner)
+    distribution.leave(config)
 
 
 def _train(run, data, curves, learner):
@@ -275,6 +281,7 @@ def _train(run, data, curves, learner):
     if done is not None:
         checkpoints.restore(done, learner, PHASE)
         start = done.iteration
+    distribution.require_same(learner.distribute_strategy, start)
     run.describe(explanations.explain(config, learner.network))
     print(explanations.header(config, learner.network))
     if start < config.meta_iterations:
