@@ -1,13 +1,9 @@
 """The devices and hosts that train, as a program's flags ask for them."""
 
-import contextlib
 import json
 import os
 import socket
-import sys
-import threading
 import time
-from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -73,15 +69,8 @@ def require_same(strategy: tf.distribute.Strategy, number: int) -> None:
 def leave(config) -> None:
     """Lets the chief wait until the others are gone, as it serves them."""
     if config.strategy == "multi_worker" and is_chief(config):
-        cluster, *here = _cluster()
-        others = [
-            host
-            for kind, hosts in cluster.items()
-            for index, host in enumerate(hosts)
-            if [kind, index] != here
-        ]
         end = time.monotonic() + config.worker_timeout
-        while any(map(_answers, others)) and time.monotonic() < end:
+        while any(map(_answers, _others())) and time.monotonic() < end:
             time.sleep(0.5)
 
 
@@ -115,9 +104,40 @@ def _parts(config):
 
 def _workers(config):
     """Returns the strategy of all hosts, once they are there."""
-    _cluster()
-    with _giving_up(config.worker_timeout):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    _meet(config.worker_timeout)
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _meet(seconds):
+    """Waits until all hosts answer at their ports, and answers at its own.
+
+    TensorFlow's own waiting has no end, and cannot be interrupted.
+
+    Raises:
+      OSError: if one does not, in so many seconds.
+    """
+    cluster, kind, index = _cluster()
+    port = int(cluster[kind][index].rpartition(":")[2])
+    silent, end = _others(), time.monotonic() + seconds
+    with socket.create_server(("", port)):
+        while silent := [host for host in silent if not _answers(host)]:
+            if time.monotonic() > end:
+                raise OSError(
+                    f"--worker_timeout: expected all workers within "
+                    f"{seconds:g} s, got no answer from {', '.join(silent)}."
+                )
+            time.sleep(0.2)
+
+
+def _others():
+    """Returns the addresses of the other hosts."""
+    cluster, *here = _cluster()
+    return [
+        host
+        for kind, hosts in cluster.items()
+        for index, host in enumerate(hosts)
+        if [kind, index] != here
+    ]
 
 
 def _cluster():
@@ -134,42 +154,15 @@ def _cluster():
         known = set(cluster) <= set(JOBS) and kind in cluster
         if not known or not 0 <= index < len(cluster[kind]):
             raise ValueError(f"no task {kind} {index}")
-    except (KeyError, TypeError, ValueError) as error:
+        for host in sum(cluster.values(), []):
+            int(host.rpartition(":")[2])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             "--strategy=multi_worker: expected the environment variable "
             'TF_CONFIG as {"cluster": {"worker": ["host:port", …]}, "task": '
             f'{{"type": "worker", "index": 0}}}}, found {text!r} ({error}).'
         ) from error
     return cluster, kind, index
-
-
-@contextlib.contextmanager
-def _giving_up(seconds: float) -> Iterator[None]:
-    """Ends the process unless what it waits for comes in so many seconds."""
-    timer = threading.Timer(seconds, _give_up, [seconds])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _give_up(seconds):
-    """Names the workers that do not answer, and ends the process.
-
-    TensorFlow's own waiting cannot be interrupted.
-    """
-    cluster, *_ = _cluster()
-    hosts = [host for kind in cluster.values() for host in kind]
-    silent = ", ".join(host for host in hosts if not _answers(host)) or "none"
-    print(
-        f"--worker_timeout: expected {len(hosts)} workers within {seconds:g} s;"
-        f" no answer from: {silent}.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
 
 
 def _answers(host):

@@ -1,0 +1,201 @@
+"""Commands on several devices and hosts: the same curve, one writer, faults."""
+
+import json
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from refused_lines import check_refused
+
+from maml_tf import checkpoints
+
+SUPERVISE = pathlib.Path(__file__).parents[1] / "tools" / "supervise.sh"
+SHORT = (
+    *("--norm=None", "--meta_batch_size=4", "--nolog", "--jit_compile=false"),
+    "--metatrain_iterations=200",
+)
+
+
+def start(folder, *arguments, before=(), **variables):
+    """Starts `maml-tf` in a process of its own."""
+    command = [*before, sys.executable, "-m", "maml_tf.main", *arguments]
+    return subprocess.Popen(
+        [*command, f"--logdir={folder}"],
+        env={**os.environ, **variables},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    """Waits for a process, and returns its error if it failed."""
+    _, error = process.communicate()
+    return error if process.returncode else ""
+
+
+def cluster(workers):
+    """Returns TF_CONFIG for each of so many workers on this host."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
+    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        json.dumps(
+            {
+                "cluster": {"worker": hosts},
+                "task": {"type": "worker", "index": index},
+            }
+        )
+        for index in range(workers)
+    ]
+
+
+def left_by(folder, iteration=-1):
+    """Returns the tables and the latest weights of a run."""
+    [run] = folder.glob("cls_*")
+    tables = [
+        np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+        for path in sorted(run.glob("*.csv"))
+        if path.stem != "seconds"
+    ]
+    arrays = checkpoints.read(checkpoints.find(run, iteration)).arrays
+    return [*tables, *(arrays[name] for name in sorted(arrays))]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert not finish(start(folder, *SHORT))
+    return left_by(folder)
+
+
+def check_same(folder, alone):
+    for one, other in zip(alone, left_by(folder), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_logical_devices_train_as_one(alone, tmp_path):
+    flags = "--strategy=mirrored", "--logical_devices=2"
+    assert not finish(start(tmp_path, *SHORT, *flags))
+    check_same(tmp_path, alone)
+
+
+def test_workers_train_as_one(alone, tmp_path):
+    workers = [
+        start(tmp_path, *SHORT, "--strategy=multi_worker", TF_CONFIG=told)
+        for told in cluster(2)
+    ]
+    assert not any([finish(worker) for worker in workers])
+    check_same(tmp_path, alone)
+
+
+def test_names_a_worker_that_never_comes(tmp_path):
+    first, _ = cluster(2)
+    flags = "--strategy=multi_worker", "--worker_timeout=2"
+    error = finish(start(tmp_path / "run", *SHORT, *flags, TF_CONFIG=first))
+    silent = json.loads(first)["cluster"]["worker"][1]
+    expected = f"expected all workers within 2 s, got no answer from {silent}."
+    assert f"maml-tf: --worker_timeout: {expected}" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_meta_batch_has_to_divide(tmp_path):
+    flags = "--strategy=mirrored", "--logical_devices=2", "--meta_batch_size=3"
+    error = finish(start(tmp_path / "run", *SHORT, *flags))
+    assert "--meta_batch_size: expected a multiple of the 2 replicas" in error
+    assert not list(tmp_path.iterdir())
+
+
+HERE, TASK = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "{",
+        "[]",
+        json.dumps({"cluster": HERE}),
+        json.dumps({"cluster": HERE, "task": {"type": "worker"}}),
+        json.dumps({"cluster": HERE, "task": {**TASK, "index": 1}}),
+        json.dumps({"cluster": HERE, "task": {**TASK, "type": "chief"}}),
+        json.dumps({"cluster": {"worker": ["localhost"]}, "task": TASK}),
+        json.dumps({"cluster": {"worker": "localhost:1"}, "task": TASK}),
+        json.dumps({"cluster": {**HERE, "ps": ["localhost:2"]}, "task": TASK}),
+    ],
+)
+@pytest.mark.parametrize("program", ["maml-tf", "reptile-tf --sgd"])
+def test_names_what_the_environment_should_say(
+    told, program, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TF_CONFIG", told)
+    monkeypatch.chdir(tmp_path)
+    name, *flags = program.split()
+    line = " ".join(
+        [*flags, "--strategy=multi_worker", "--datasource=sinusoid"]
+    )
+    expected = "variable TF_CONFIG as", f"found {told!r}"
+    check_refused(name, line, expected, capsys, tmp_path)
+
+
+def test_mirrored_needs_devices(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    expected = "--strategy: expected none where there is no GPU"
+    check_refused(
+        "maml-tf", "--strategy=mirrored", [expected], capsys, tmp_path
+    )
+
+
+def test_reptile_needs_tasks_without_memory(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = "--strategy=mirrored --logical-devices=2"
+    expected = "tasks share no moments: --reset-inner-optimizer or --sgd"
+    check_refused("reptile-tf", line, [expected], capsys, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing(tmp_path):
+    length = "--metatrain_iterations=1500", "--strategy=multi_worker"
+    ends = {}
+    for name in ("undisturbed", "killed"):
+        folder = tmp_path / name
+        workers = [
+            start(
+                folder,
+                *SHORT,
+                *length,
+                before=[SUPERVISE],
+                TF_CONFIG=told,
+                PAUSE="1",
+            )
+            for told in cluster(2)
+        ]
+        if name == "killed":
+            wait_for(folder, "model1000.npz")
+            kill_python_of(random.choice(workers))
+        errors = [worker.communicate()[1] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], errors
+        ends[name] = left_by(folder)
+    for one, other in zip(*ends.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def wait_for(folder, name):
+    while not list(folder.glob(f"*/{name}")):
+        time.sleep(0.1)
+
+
+def kill_python_of(supervisor):
+    """Kills what a supervisor watches, at a random instant."""
+    time.sleep(random.uniform(0, 2))
+    [python] = psutil.Process(supervisor.pid).children()
+    python.kill()
