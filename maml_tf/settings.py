@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping
 
-
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
