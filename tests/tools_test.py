@@ -1,0 +1,97 @@
+"""Tools for several hosts: who is who, and what starts again."""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).parents[1] / "tools"
+TF_CONFIG = runpy.run_path(str(TOOLS / "tf_config.py"))["main"]
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_STEP_NODELIST": "node[01-02,7]",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x3)",
+}
+
+
+@pytest.mark.parametrize(
+    "environment, hosts, index",
+    [
+        (
+            {**SLURM, "SLURM_PROCID": "2"},
+            ["node01:2222", "node02:2222", "node7:2222"],
+            2,
+        ),
+        (
+            {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2"},
+            ["algo-1:2222", "algo-2:2222"],
+            1,
+        ),
+        (
+            {
+                "WORKERS": "2",
+                "HOSTS": "job-{}.service",
+                "JOB_COMPLETION_INDEX": "0",
+                "PORT": "80",
+            },
+            ["job-0.service:80", "job-1.service:80"],
+            0,
+        ),
+    ],
+)
+def test_launchers(environment, hosts, index, capsys, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert TF_CONFIG(environment) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cluster"] == {"worker": hosts}
+    assert told["task"] == {"type": "worker", "index": index}
+
+
+def test_names_the_variables_that_it_looks_for(capsys):
+    assert TF_CONFIG({}) == 1
+    assert "expected one of SLURM_STEP_NODELIST" in capsys.readouterr().err
+
+
+def run(*command, **variables):
+    return subprocess.run(
+        command,
+        cwd=TOOLS.parent,
+        env={**os.environ, "PAUSE": "0", **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_slurm_gives_each_task_its_place(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nshift\nSLURM_PROCID=1 exec "$@"\n')
+    srun.chmod(0o755)
+    python = pathlib.Path(sys.executable).parent
+    path = f"{tmp_path}:{python}:{os.environ['PATH']}"
+    command = TOOLS / "slurm.sh", "printenv", "TF_CONFIG"
+    done = run(*command, **SLURM, PATH=path)
+    assert json.loads(done.stdout)["task"] == {"type": "worker", "index": 1}
+
+
+def test_a_supervisor_tries_again_and_gives_up(tmp_path):
+    count = f"echo >> {tmp_path}/tries; test $(wc -l < {tmp_path}/tries) = 3"
+    assert run(TOOLS / "supervise.sh", "sh", "-c", count).returncode == 0
+    failed = run(TOOLS / "supervise.sh", "sh", "-c", "exit 7", TRIES="2")
+    assert failed.returncode == 7
+    assert "status 7 in try 2" in failed.stderr
+
+
+def test_local_workers_are_told_apart(tmp_path):
+    note = 'echo "$TF_CONFIG" >> ' + str(tmp_path / "$$")
+    done = run(TOOLS / "local_workers.sh", "2", "sh", "-c", note)
+    assert done.returncode == 0
+    told = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    assert {each["task"]["index"] for each in told} == {0, 1}
+    hosts = ["localhost:2222", "localhost:2223"]
+    assert all(each["cluster"] == {"worker": hosts} for each in told)

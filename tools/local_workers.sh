@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Trains by several processes on this host, each started again if it dies.
+#
+#   tools/local_workers.sh 2 maml-tf --strategy=multi_worker --logdir=DIR …
+#
+# They listen at ports from PORT on (default 2222); the output is that of the
+# first. See tools/supervise.sh for TRIES and PAUSE.
+set -euo pipefail
+
+workers=$1
+shift
+hosts=""
+for i in $(seq 0 $((workers - 1))); do
+  hosts+="\"localhost:$((${PORT:-2222} + i))\", "
+done
+trap 'kill 0' INT TERM
+for i in $(seq $((workers - 1)) -1 0); do
+  task="{\"type\": \"worker\", \"index\": $i}"
+  export TF_CONFIG="{\"cluster\": {\"worker\": [${hosts%, }]}, \"task\": $task}"
+  output=/dev/stdout
+  [ "$i" = 0 ] || output=/dev/null
+  "$(dirname "$0")/supervise.sh" "$@" > "$output" &
+done
+status=0
+for job in $(jobs -p); do
+  wait "$job" || status=$?
+done
+exit "$status"

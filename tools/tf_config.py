@@ -1,0 +1,82 @@
+"""Prints TF_CONFIG, which names the hosts of a training and this one's place.
+
+    TF_CONFIG=$(python tools/tf_config.py) maml-tf --strategy=multi_worker …
+
+It is made of what a launcher says in its own environment variables:
+
+    Slurm       SLURM_STEP_NODELIST and its fellows, in a task of `srun`
+    SageMaker   SM_HOSTS, SM_CURRENT_HOST
+    Kubernetes  WORKERS (their number), HOSTS (such as job-{}.service) and
+                JOB_COMPLETION_INDEX, in an Indexed Job
+
+Vertex AI sets TF_CONFIG itself. PORT is the port, by default 2222.
+"""
+
+import json
+import os
+import sys
+
+
+def main(environment):
+    """Prints TF_CONFIG, and returns the exit status."""
+    for launcher, ours in LAUNCHERS.items():
+        if launcher in environment:
+            hosts, index = ours(environment)
+            print(tf_config(hosts, index))
+            return 0
+    print(
+        f"tf_config: expected one of {', '.join(LAUNCHERS)} among the "
+        "environment variables, found none.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def tf_config(hosts, index):
+    """Returns TF_CONFIG of workers `host:port`, for one of them."""
+    task = {"type": "worker", "index": index}
+    return json.dumps({"cluster": {"worker": hosts}, "task": task})
+
+
+def slurm(environment):
+    """Returns the workers, and which this one is: a task of `srun` each."""
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=int(port(environment)),
+        gpus_per_node=1,  # It would ask the driver, and assign them itself.
+        gpus_per_task=1,
+        auto_set_gpu=False,
+    )
+    hosts = resolver.cluster_spec().as_dict()["worker"]
+    return hosts, int(environment["SLURM_PROCID"])
+
+
+def sagemaker(environment):
+    """Returns the workers, and which this one is: a host each."""
+    names = json.loads(environment["SM_HOSTS"])
+    hosts = [f"{name}:{port(environment)}" for name in names]
+    return hosts, names.index(environment["SM_CURRENT_HOST"])
+
+
+def kubernetes(environment):
+    """Returns the workers, and which this one is: a pod each."""
+    pattern = f"{environment['HOSTS']}:{port(environment)}"
+    count = int(environment["WORKERS"])
+    hosts = [pattern.format(index) for index in range(count)]
+    return hosts, int(environment["JOB_COMPLETION_INDEX"])
+
+
+def port(environment):
+    """Returns the port that workers listen at."""
+    return environment.get("PORT", "2222")
+
+
+LAUNCHERS = {
+    "SLURM_STEP_NODELIST": slurm,
+    "SM_HOSTS": sagemaker,
+    "JOB_COMPLETION_INDEX": kubernetes,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
