@@ -1,11 +1,13 @@
 """The inner loop: from meta-parameters and a support set to a trajectory."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from maml_tf.losses import TaskLoss
+from maml_tf.remat import rematerialised
 from maml_tf.tied import Tied, own, untie
 
 Parameters = Sequence[tf.Tensor | Tied]
@@ -48,6 +50,7 @@ def adapt(
     update: Update,
     inner_steps: int,
     first_order: bool = False,
+    remat: bool = False,
 ) -> Adaptation:
     """Adapts meta-parameters to a task by gradient descent on its support set.
 
@@ -75,19 +78,27 @@ def adapt(
       update: makes an inner step.
       inner_steps: U ≥ 0.
       first_order: whether the inner gradients are constants.
+      remat: whether a step is computed again when it is differentiated.
     """
-    trajectory, predictions = [theta], []
-    for u in range(inner_steps):
-        phi = trajectory[-1]
+
+    def step(phi, u):
         sources = [own(p) for p in phi]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            predictions.append(apply_fn(phi, support_x))
-            loss = tf.reduce_sum(loss_fn(support_y, predictions[-1]))
+            prediction = apply_fn(phi, support_x)
+            loss = tf.reduce_sum(loss_fn(support_y, prediction))
         gradients = tape.gradient(loss, sources, unconnected_gradients="zero")
         # The gradient of an embedding is sparse.
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        trajectory.append(update([untie(p) for p in phi], gradients, u))
+        return update([untie(p) for p in phi], gradients, u), prediction
+
+    trajectory, predictions = [theta], []
+    for u in range(inner_steps):
+        take = functools.partial(step, u=u)
+        take = rematerialised(take) if remat else take
+        phi, prediction = take(trajectory[-1])
+        trajectory.append(phi)
+        predictions.append(prediction)
     return Adaptation(tuple(trajectory), tuple(predictions))

@@ -89,6 +89,7 @@ class Config(Settings):
     norm_gradient: str = "exact"
     engine: str = "auto"
     tasks_per_step: int = -1
+    remat: bool = False
     jit_compile: str = "auto"
     deterministic: bool = False
     on_save_error: str = "stop"

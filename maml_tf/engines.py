@@ -162,12 +162,12 @@ def task_bytes(
     query_x,
     *,
     inner_steps: int,
-    first_order: bool,
+    keeps_one: bool,
 ) -> float | None:
     """Returns about how many bytes a task takes while it is meta-learnt.
 
     They are U s + q, where s and q are what its support and query pass
-    compute: a rough estimate. A first-order inner loop keeps one pass of the U.
+    compute: a rough estimate. Some inner loops keep one pass of the U.
 
     Args:
       network: a network that can be stacked.
@@ -175,7 +175,7 @@ def task_bytes(
       support_x: inputs `[B, S, …]`, nested as the network takes them.
       query_x: inputs `[B, T, …]`.
       inner_steps: U.
-      first_order: whether inner gradients are constants.
+      keeps_one: whether that is so: of first order, or computed again.
 
     Returns:
       The bytes, or `None` if a shape is not known.
@@ -186,7 +186,7 @@ def task_bytes(
     )
     if support is None or query is None:
         return None
-    passes = min(inner_steps, 1) if first_order else inner_steps
+    passes = min(inner_steps, 1) if keeps_one else inner_steps
     return passes * support + query
 
 

@@ -148,6 +148,11 @@ flags.DEFINE_integer(
     "tasks that run at once at most, on each core that works for itself, so "
     "that a large meta-batch fits a small memory; -1: as the engine takes them",
 )
+flags.DEFINE_bool(
+    "remat",
+    False,
+    "compute inner steps again for the meta-gradient: less memory, more time",
+)
 flags.DEFINE_string(
     "jit_compile",
     "auto",

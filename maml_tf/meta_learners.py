@@ -100,6 +100,8 @@ class MAML(Learner):
       tasks_per_step: how many tasks run at once at most, so that a large
         meta-batch fits a small memory: gradients of equal groups add up to the
         same meta-gradient. Cores that work side by side have a group each.
+      remat: whether inner steps are computed again when the meta-gradient
+        needs them, so that memory holds one and not all, for more time.
       seed: of random layers. What they draw is a function of the seed, the
         number of the update and the task.
 
@@ -128,6 +130,7 @@ class MAML(Learner):
         norm_statistics: str = "queries",
         block: int = 1,
         tasks_per_step: int | None = None,
+        remat: bool = False,
         seed: int = 0,
         name: str | None = None,
     ):
@@ -148,6 +151,7 @@ class MAML(Learner):
         self.first_order = first_order
         self.block = block
         self.tasks_per_step = tasks_per_step
+        self.remat = remat
         self.seed = seed
         self.engine = engine
         self._engine = engines.choose(engine, network)
@@ -194,7 +198,7 @@ class MAML(Learner):
                 support_x,
                 query_x,
                 inner_steps=self.inner_steps,
-                first_order=self.first_order,
+                keeps_one=self.first_order or self.remat,
             )
         return self._bytes[sizes]
 
@@ -357,6 +361,7 @@ class MAML(Learner):
             update=self.inner_update,
             inner_steps=self._steps(training),
             first_order=self.first_order,
+            remat=self.remat and training,
         )
         before, *_ = adaptation.support or (apply_fn(theta, support_x),)
         scored = self.scored(adaptation.phi, training)

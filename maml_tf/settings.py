@@ -37,6 +37,7 @@ class Settings:
             "logical_devices",
             "on_save_error",
             "plot",
+            "remat",
             "resume",
             "strategy",
             "tasks_per_step",

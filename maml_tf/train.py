@@ -93,6 +93,7 @@ def build_learner(
         tasks_per_step=(
             None if config.tasks_per_step == -1 else config.tasks_per_step
         ),
+        remat=config.remat,
         norm_statistics=config.norm_statistics,
     )
     # The original clips by value where it trains on mini-ImageNet only.

@@ -23,6 +23,7 @@ ARCHITECTURE = {
     "shapes": ("learner", "tensorflow"),
     "products": ("learner", "tensorflow"),
     "tied": ("learner", "tensorflow"),
+    "remat": ("learner", "tensorflow"),
     "adaptation": ("learner", "tensorflow"),
     "exact": ("learner", "tensorflow"),
     "convolution": ("learner", "numpy tensorflow"),

@@ -357,6 +357,20 @@ def test_tasks_per_step_change_no_gradient(engine, float64):
         assert_close(result, results[0])
 
 
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize("adapt", ["fast_weights", "all"])
+def test_steps_computed_again_change_no_gradient(engine, adapt, float64):
+    network, loss, data = images()
+    options = {"engine": engine, "adapt": adapt, "inner_steps": 3}
+    results = [
+        loss_and_gradient(
+            learn(MAML, network, loss, remat=remat, **options), data
+        )
+        for remat in (False, True)
+    ]
+    assert_close(*results)
+
+
 def test_tasks_per_step_need_a_number_of_tasks():
     for engine in ("auto", "stacked"):
         network, loss, _ = images()

@@ -1,0 +1,53 @@
+"""Inner steps that are computed again when they are differentiated.
+
+Memory then holds the parameters of each step, and what one step computes, in
+place of what all of them do.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def rematerialised(step: Callable) -> Callable:
+    """Returns a function of a structure of tensors that keeps none of its own.
+
+    Its gradient calls it again. It works where a graph is traced: eagerly
+    TensorFlow records nothing in it, so a step that differentiates cannot be.
+
+    Args:
+      step: maps a structure of tensors to another one, always the same.
+    """
+    if tf.executing_eagerly():
+        return step
+
+    def kept(phi):
+        structure = []
+
+        @tf.custom_gradient
+        def checkpointed(*tensors):
+            results = step(tf.nest.pack_sequence_as(phi, tensors))
+            structure.append(results)
+
+            def gradient(*slopes, variables=()):
+                # Without this wait all steps would be computed at once.
+                with tf.control_dependencies(slopes):
+                    again = [tf.identity(tensor) for tensor in tensors]
+                with tf.GradientTape() as tape:
+                    tape.watch(again)
+                    results = step(tf.nest.pack_sequence_as(phi, again))
+                found = tape.gradient(
+                    tf.nest.flatten(results),
+                    [*again, *variables],
+                    output_gradients=slopes,
+                    unconnected_gradients="zero",
+                )
+                ours, theirs = found[: len(again)], found[len(again) :]
+                return (ours, theirs) if variables else ours
+
+            return tf.nest.flatten(results), gradient
+
+        flat = checkpointed(*tf.nest.flatten(phi))
+        return tf.nest.pack_sequence_as(structure[0], flat)
+
+    return kept
