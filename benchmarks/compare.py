@@ -19,7 +19,6 @@ import os
 import sys
 import time
 
-import numpy as np
 from absl import app, flags
 from report import Result, best_variants, label, records, table
 from workers import (
@@ -29,7 +28,7 @@ from workers import (
     gradient_maker,
     timer,
 )
-from workloads import WORKLOADS
+from workloads import WORKLOADS, relative_error
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum(
@@ -113,15 +112,6 @@ def require_equal(title, found, expected, tolerance) -> None:
     _say(f"{title}: meta-gradient off by {error:.1e}")
     if not error <= tolerance:
         raise CheckError(f"{title}: meta-gradient off by {error:.1e} of ours")
-
-
-def relative_error(found, expected) -> float:
-    """Returns ‖found − expected‖ / ‖expected‖ over all arrays together."""
-    found, expected = (
-        np.concatenate([np.ravel(array) for array in arrays])
-        for arrays in (found, expected)
-    )
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def measure(workload, candidates, rounds, seconds):

@@ -217,6 +217,15 @@ class ReptileWorkload(Workload):
         return images * (3 * sum(others) + 2 * first)
 
 
+def relative_error(found, expected) -> float:
+    """Returns ‖found − expected‖ / ‖expected‖ over all arrays together."""
+    found, expected = (
+        np.concatenate([np.ravel(array) for array in arrays])
+        for arrays in (found, expected)
+    )
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
 def _draw(rng, shape):
     if len(shape) == 1:
         return 0.1 * rng.standard_normal(shape)

@@ -1,0 +1,151 @@
+"""Checks meta-gradients on a GPU and times training there, for a README.
+
+    python benchmarks/gpu.py
+
+Each workload's meta-gradient on the GPU, in float64, has to be that of the
+processor. Then come the meta-iterations a second with and without XLA, the
+memory of the GPU that they took at most, and how busy it was. Without a GPU
+the program says so and ends with status 0; `--device=CPU:0` tries it out.
+"""
+
+import dataclasses
+import os
+import shutil
+import statistics
+import subprocess
+import time
+
+import ours
+import tensorflow as tf
+import workloads
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("device", "GPU:0", "What is measured.")
+flags.DEFINE_integer("iterations", 200, "Timed ones.", lower_bound=1)
+NAMES = [w.name for w in workloads.WORKLOADS.values() if not w.is_reptile]
+flags.DEFINE_multi_enum("workload", NAMES, NAMES, "Which.")
+
+
+class Peer(ours.Peer):
+    """Training as it is, on a device, with or without XLA."""
+
+    def __init__(self, workload, dtype, device, compiles):
+        self.compiles = compiles
+        self.device = device
+        with tf.device(device):
+            super().__init__(workload, dtype, "")
+
+    def step(self, iterations):
+        """Does meta-iterations on the device."""
+        with tf.device(self.device):
+            super().step(iterations)
+
+    def _compile(self, optimizer):
+        with tf.device(self.device):
+            super()._compile(optimizer)
+        self.train = tf.function(
+            self.learner.train_step,
+            autograph=False,
+            jit_compile=self.compiles,
+        )
+
+
+def main(argv):
+    """Prints the table; the status says whether meta-gradients are right."""
+    if argv[1:]:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    # Tasks do not share the cores here: a GPU has none of them.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(os.cpu_count()))
+    tf.get_logger().setLevel("ERROR")  # It counts traces of all peers.
+    tf.config.set_soft_device_placement(False)
+    if not tf.config.list_logical_devices(FLAGS.device.partition(":")[0]):
+        print(f"No {FLAGS.device} here: nothing is measured.")
+        return 0
+    print(f"{name()}, TensorFlow {tf.__version__}\n")
+    print("| workload | XLA | meta-iterations/s | memory | busy | error |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    right = [row(workloads.WORKLOADS[each]) for each in FLAGS.workload]
+    return int(not all(right))
+
+
+def row(workload):
+    """Prints a workload's rows, and returns whether its gradients are right."""
+    expected = gradient(workload, "CPU:0", False)
+    errors = []
+    for compiles in (False, True):
+        found = gradient(workload, FLAGS.device, compiles)
+        errors.append(workloads.relative_error(found, expected))
+        rate, memory, busy = throughput(workload, compiles)
+        print(
+            f"| {workload.name} | {'yes' if compiles else 'no'} | {rate:,.1f} "
+            f"| {memory} | {busy} | {errors[-1]:.1e} |",
+            flush=True,
+        )
+    return max(errors) < workload.tolerance
+
+
+def gradient(workload, device, compiles):
+    """Returns the float64 meta-gradient of two tasks."""
+    workload = dataclasses.replace(workload, tasks=2)
+    return Peer(workload, "float64", device, compiles).meta_gradient()
+
+
+def throughput(workload, compiles):
+    """Returns meta-iterations a second, memory and how busy the device was."""
+    peer = Peer(workload, "float32", FLAGS.device, compiles)
+    peer.step(FLAGS.iterations)
+    is_gpu = FLAGS.device.startswith("GPU")
+    if is_gpu:
+        tf.config.experimental.reset_memory_stats(FLAGS.device)
+    with Busy(is_gpu) as busy:
+        start = time.monotonic()
+        peer.step(FLAGS.iterations)
+        seconds = time.monotonic() - start
+    memory = "?"
+    if is_gpu:
+        peak = tf.config.experimental.get_memory_info(FLAGS.device)["peak"]
+        memory = f"{peak / 1e6:,.0f} MB"
+    return FLAGS.iterations / seconds, memory, busy.mean()
+
+
+class Busy:
+    """Asks the driver how busy GPUs are, five times a second."""
+
+    def __init__(self, is_gpu):
+        self.asks = is_gpu and shutil.which("nvidia-smi")
+
+    def __enter__(self):
+        if self.asks:
+            query = ["--query-gpu=utilization.gpu", "--format=csv,noheader"]
+            self.process = subprocess.Popen(
+                ["nvidia-smi", *query, "--loop-ms=200"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        return self
+
+    def __exit__(self, *error):
+        if self.asks:
+            self.process.terminate()
+            self.lines = self.process.communicate()[0].splitlines()
+
+    def mean(self):
+        """Returns the mean in words."""
+        if not self.asks or not self.lines:
+            return "?"
+        values = [float(line.split()[0]) for line in self.lines]
+        return f"{statistics.mean(values):.0f} %"
+
+
+def name():
+    """Returns what the device is called."""
+    [device, *_] = tf.config.list_physical_devices(
+        FLAGS.device.partition(":")[0]
+    )
+    details = tf.config.experimental.get_device_details(device)
+    return details.get("device_name", FLAGS.device)
+
+
+if __name__ == "__main__":
+    app.run(main)
