@@ -323,10 +323,11 @@ def _logging(run, learner, curves, start):
         window=callbacks.thinned(WINDOW, config.meta_iterations),
     )
     curve = run.table("curve.csv", start, show)
+    scorer = _scorer(config, learner)
     yield callbacks.TaskScores(
         start,
         curve,
-        {part: _scored(config, learner, curves[part]) for part in curves},
+        {part: _scored(scorer, sampler) for part, sampler in curves.items()},
         config.eval_interval,
     )
     if config.is_classification:
@@ -334,16 +335,18 @@ def _logging(run, learner, curves, start):
         yield callbacks.Alarm(start, curve, ALARM_ROWS, faults)
 
 
-def _scored(config, learner, sampler):
-    """Returns the compiled function from t to the scores of its tasks."""
+def _scorer(config, learner):
+    """Returns the compiled function from tasks to their scores."""
     score = metric(config)
+    return tf.function(
+        lambda x, y: score(y, learner(x, training=False)), autograph=False
+    )
 
-    @tf.function(autograph=False)
-    def scores(t):
-        x, y = sampler(t)
-        return score(y, learner(x, training=False))
 
-    return lambda t: scores(tf.constant(t, tf.int64))
+def _scored(scorer, sampler):
+    """Returns the function from t to the scores of a sampler's tasks."""
+    draw = tf.function(sampler, autograph=False)
+    return lambda t: scorer(*draw(tf.constant(t, tf.int64)))
 
 
 def evaluate(config: ReptileConfig) -> list[Score]:
@@ -356,7 +359,8 @@ def evaluate(config: ReptileConfig) -> list[Score]:
     """
     learner = build_learner(config)
     checkpoint = _restore(config, learner)
-    scores = [_score(config, learner, part) for part in parts(config)]
+    scorer = _scorer(config, learner)
+    scores = [_score(config, scorer, part) for part in parts(config)]
     os.makedirs(config.folder, exist_ok=True)
     with open(result_stem(config) + ".csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -433,13 +437,10 @@ def _import(config, learner):
     return iteration
 
 
-def _score(config, learner, part):
+def _score(config, scorer, part):
     groups = math.ceil(config.eval_tasks / EVALUATION_GROUP)
-    scores = _scored(
-        config,
-        learner,
-        evaluation_tasks(config, part, EVALUATION_GROUP, 2),
-    )
+    sampler = evaluation_tasks(config, part, EVALUATION_GROUP, 2)
+    scores = _scored(scorer, sampler)
     show = sys.stdout.isatty()
     bar = (
         keras.utils.Progbar(groups, unit_name=f"{part} group") if show else None

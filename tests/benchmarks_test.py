@@ -35,7 +35,9 @@ def result(implementation, *ms, variant=""):
     return report.Result(implementation, variant, list(ms), 1.5, 300.0)
 
 
-@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(
+    "first_order", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_map_fn_has_our_meta_gradient(float64, first_order):
     import compare
     import ours

@@ -10,9 +10,18 @@ from PIL import Image
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 PATHS = sorted(EXAMPLES.glob("*.py"))
+LONG = {"omniglot_own_network", "tabular_regression"}
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)
+        )
+        for path in PATHS
+    ],
+)
 def test_example(path, tmp_path, request):
     picture = tmp_path / "picture.png"
     arguments = ["--iterations=12", f"--picture={picture}"]

@@ -66,9 +66,9 @@ for one, two in zip(end, other, strict=True):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "maml stacked 0.0 2",
-        "maml looped 0.3 4",
-        "reptile looped 0.3 4",
+        "maml stacked 0.0 4",
+        "maml looped 0.3 2",
+        "reptile looped 0.3 2",
     ],
 )
 def test_replicas_train_as_one(arguments):

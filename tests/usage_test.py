@@ -63,9 +63,16 @@ def short(project, monkeypatch):
         yield
 
 
-# The last line is the one before with five times the images.
+# These two lines are the ones before with more classes, and more images.
+LONG = {USAGE[4], USAGE[6]}
+
+
 @pytest.mark.parametrize(
-    "line", [*USAGE[:-1], pytest.param(USAGE[-1], marks=pytest.mark.slow)]
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] * (line in LONG))
+        for line in USAGE
+    ],
 )
 def test_usage(line, project, capsys):
     arguments = shlex.split(line)
