@@ -6,7 +6,7 @@ It includes tracing and compilation, and leaves out the import of libraries
 and the data, which are made up here. Then come the time of another step, the
 memory that training took beyond what was there before, and its estimate. Each
 flagfile has a process of its own; those of Reptile are told by their name,
-reptile_…, and have no estimate. `--more=--tasks_per_step=2` adds a flag, and
+reptile_…, and have no estimate. `--more=--tasks_per_step=2` adds flags, and
 repeated it measures one after the other.
 """
 
@@ -21,7 +21,7 @@ from absl import app, flags
 from workers import Worker
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_string("more", [""], "Another flag of the program.")
+flags.DEFINE_multi_string("more", [""], "More flags of the program.")
 
 FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 
@@ -44,7 +44,7 @@ def timer():
 def _measure(arguments):
     path, more = arguments
     reptile = pathlib.Path(path).name.startswith("reptile_")
-    arguments = [f"--flagfile={path}", *filter(None, [more])]
+    arguments = [f"--flagfile={path}", *more.split()]
     learner, data = (_reptile if reptile else _maml)(arguments)
     before = psutil.Process().memory_info().rss
     first, later = (_seconds(learner, data) for _ in range(2))

@@ -1,6 +1,5 @@
 """The inner loop: from meta-parameters and a support set to a trajectory."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -94,11 +93,10 @@ def adapt(
             gradients = [tf.stop_gradient(g) for g in gradients]
         return update([untie(p) for p in phi], gradients, u), prediction
 
+    take = rematerialised(step) if remat else step
     trajectory, predictions = [theta], []
     for u in range(inner_steps):
-        take = functools.partial(step, u=u)
-        take = rematerialised(take) if remat else take
-        phi, prediction = take(trajectory[-1])
+        phi, prediction = take(trajectory[-1], u)
         trajectory.append(phi)
         predictions.append(prediction)
     return Adaptation(tuple(trajectory), tuple(predictions))

@@ -18,6 +18,7 @@ import tensorflow as tf
 from maml_tf import files
 from maml_tf.evaluation import AdaptationCurve
 from maml_tf.logs import Table
+from maml_tf.replicas import on_several_hosts
 
 LONG = 1_000_000
 """Iterations; a run of more writes no more rows than one of so many."""
@@ -491,9 +492,11 @@ def fit(learner, data, start: int, end: int, others) -> None:
       others: callbacks.
 
     Raises:
-      KeyboardInterrupt: after SIGINT or SIGTERM, when callbacks are done.
+      KeyboardInterrupt: after SIGINT or SIGTERM, when callbacks are done. One
+        host of several cannot stop by itself: there a signal ends the process.
     """
     stop = StopOnSignal()
+    listening = [stop] * (not on_several_hosts(learner.distribute_strategy))
     progress = [Progress(start, end)] * sys.stdout.isatty()
     try:
         learner.fit(
@@ -501,7 +504,7 @@ def fit(learner, data, start: int, end: int, others) -> None:
             steps_per_epoch=(end - start) // learner.block,
             shuffle=False,
             verbose=0,
-            callbacks=[FirstStep(), *others, stop, *progress],
+            callbacks=[FirstStep(), *others, *listening, *progress],
         )
     finally:
         stop.release()

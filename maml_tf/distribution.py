@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 
@@ -105,7 +106,10 @@ def _parts(config):
 def _workers(config):
     """Returns the strategy of all hosts, once they are there."""
     _meet(config.worker_timeout)
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    made = tf.distribute.MultiWorkerMirroredStrategy()
+    # TensorFlow takes note of it and goes on, for a handler that is not ours.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return made
 
 
 def _meet(seconds):

@@ -10,23 +10,24 @@ import tensorflow as tf
 
 
 def rematerialised(step: Callable) -> Callable:
-    """Returns a function of a structure of tensors that keeps none of its own.
+    """Returns a function that keeps nothing of what it computes.
 
     Its gradient calls it again. It works where a graph is traced: eagerly
     TensorFlow records nothing in it, so a step that differentiates cannot be.
 
     Args:
-      step: maps a structure of tensors to another one, always the same.
+      step: maps a structure of tensors, and a number that is none of them, to
+        another structure, always the same.
     """
     if tf.executing_eagerly():
         return step
 
-    def kept(phi):
+    def kept(phi, u):
         structure = []
 
         @tf.custom_gradient
         def checkpointed(*tensors):
-            results = step(tf.nest.pack_sequence_as(phi, tensors))
+            results = step(tf.nest.pack_sequence_as(phi, tensors), u)
             structure.append(results)
 
             def gradient(*slopes, variables=()):
@@ -35,7 +36,7 @@ def rematerialised(step: Callable) -> Callable:
                     again = [tf.identity(tensor) for tensor in tensors]
                 with tf.GradientTape() as tape:
                     tape.watch(again)
-                    results = step(tf.nest.pack_sequence_as(phi, again))
+                    results = step(tf.nest.pack_sequence_as(phi, again), u)
                 found = tape.gradient(
                     tf.nest.flatten(results),
                     [*again, *variables],

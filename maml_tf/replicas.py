@@ -52,11 +52,16 @@ def own(values: tf.Tensor) -> tf.Tensor:
     Args:
       values: `[R · B, …]`, the same for every replica.
     """
+    if count() == 1:
+        return values
     context = tf.distribute.get_replica_context()
-    if context is None:
-        return tf.split(values, count())[0]
-    place = context.replica_id_in_sync_group
+    place = context.replica_id_in_sync_group if context else 0
     return tf.stack(tf.split(values, count()))[place]
+
+
+def on_several_hosts(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether a strategy's replicas are in several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def require_one(name: str, value) -> None:

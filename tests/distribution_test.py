@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def test_reptile_needs_tasks_without_memory(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_nothing(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_costs_nothing(number, tmp_path):
     length = "--metatrain_iterations=1500", "--strategy=multi_worker"
     ends = {}
     for name in ("undisturbed", "killed"):
@@ -181,7 +183,7 @@ def test_a_killed_worker_costs_nothing(tmp_path):
         ]
         if name == "killed":
             wait_for(folder, "model1000.npz")
-            kill_python_of(random.choice(workers))
+            end_python_of(random.choice(workers), number)
         errors = [worker.communicate()[1] for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], errors
         ends[name] = left_by(folder)
@@ -194,8 +196,8 @@ def wait_for(folder, name):
         time.sleep(0.1)
 
 
-def kill_python_of(supervisor):
-    """Kills what a supervisor watches, at a random instant."""
+def end_python_of(supervisor, number):
+    """Signals what a supervisor watches, at a random instant."""
     time.sleep(random.uniform(0, 2))
     [python] = psutil.Process(supervisor.pid).children()
-    python.kill()
+    python.send_signal(number)
