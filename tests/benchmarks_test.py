@@ -63,6 +63,7 @@ def test_first_order_is_told_from_second(float64):
         compare.require_equal("tiny", first, second, 1e-6)
 
 
+@pytest.mark.slow
 def test_candidates_are_checked_in_their_own_processes(capfd):
     import compare
     import workloads

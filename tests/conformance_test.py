@@ -282,7 +282,15 @@ def learner(network, engine="looped", **options):
     return made
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+LONG = {"application", "lstm"}  # GRU is there, and smaller convolutions.
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in LONG))
+        for name, case in CASES.items()
+    ]
+)
 def case(request):
     keras.utils.set_random_seed(0)
     return request.param

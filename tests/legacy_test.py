@@ -107,7 +107,10 @@ def test_released_checkpoint_is_recognised(released, golden):
             np.testing.assert_array_equal(ours[str(arrays[key])], expected)
 
 
-@pytest.mark.parametrize("kind, bound", [("", 1e-3), ("_f64", 1e-6)])
+@pytest.mark.parametrize(
+    "kind, bound",
+    [pytest.param("", 1e-3, marks=pytest.mark.slow), ("_f64", 1e-6)],
+)
 def test_released_weights_give_the_golden_logits(
     kind, bound, released, golden, request
 ):

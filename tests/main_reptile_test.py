@@ -80,7 +80,11 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("command", [*TRAINING, *COMBINATIONS])
+# The other combinations are like these two, with other lengths.
+OTHERS = [pytest.param(c, marks=pytest.mark.slow) for c in COMBINATIONS[2:]]
+
+
+@pytest.mark.parametrize("command", [*TRAINING, *COMBINATIONS[:2], *OTHERS])
 def test_the_originals_commands_run(command, images, tmp_path, capsys):
     data, *arguments = shlex.split(command)
     few = ("--meta-iters=2", "--eval-iters=2", "--eval-samples=1")

@@ -106,6 +106,7 @@ def test_writes_settings_curves_and_pictures(whole):
         assert moving.n_frames > 2
 
 
+@pytest.mark.slow
 def test_all_methods_in_one_figure(tmp_path, capsys):
     assert run(tmp_path, "--algo=all", "--n_itr=1") == 0
     for algo in published.RETURNS["nav2d"]:

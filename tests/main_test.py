@@ -400,10 +400,8 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "stops"),
     [
-        (META, [100]),
         (META, [100, 300]),
         (META, [400]),
-        (PRETRAINED, [100]),
         (PRETRAINED, [200]),
         (PRETRAINED, [100, 300]),
     ],

@@ -68,7 +68,7 @@ for one, two in zip(end, other, strict=True):
     [
         "maml stacked 0.0 4",
         "maml looped 0.3 2",
-        "reptile looped 0.3 2",
+        pytest.param("reptile looped 0.3 2", marks=pytest.mark.slow),
     ],
 )
 def test_replicas_train_as_one(arguments):

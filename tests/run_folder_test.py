@@ -418,7 +418,8 @@ def test_selects_the_best_on_validation_classes(tmp_path, capsys, monkeypatch):
     where = f"--logdir={tmp_path}", f"--cache_dir={tmp_path / 'cache'}"
     monkeypatch.setattr(train, "TRAINING_TASKS", 1000)
     monkeypatch.setattr(train, "EVALUATION_TASKS", 80)
-    assert run(*IMAGES, *where, "--metatrain_iterations=200") == 0
+    monkeypatch.setattr(train, "SAVE_INTERVAL", 10)
+    assert run(*IMAGES, *where, "--metatrain_iterations=20") == 0
     test = "--train=False", "--select=validation", "--test_tasks=80"
     selected = *IMAGES, *where, *test
     capsys.readouterr()
@@ -426,13 +427,13 @@ def test_selects_the_best_on_validation_classes(tmp_path, capsys, monkeypatch):
     output = capsys.readouterr().out
     scores = re.findall(r"(\d+)\.npz: ([\d.]+)% on 80 tasks", output)
     best, score = max(scores, key=lambda found: float(found[1]))
-    assert [iteration for iteration, _ in scores] == ["200", "100"]
+    assert [iteration for iteration, _ in scores] == ["20", "10"]
     assert f"model{best}.npz, the best of 2 there" in output
     # Without --test_set the best is tested on the same tasks.
     [path] = tmp_path.glob("*/test_*.csv")
     means = path.read_text().splitlines()[1]
     assert f"{float(means.split(',')[-1]):.2%}" == f"{score}%"
-    assert run(*selected, "--test_iter=100") == 1
+    assert run(*selected, "--test_iter=10") == 1
     assert "--test_iter: expected -1 with" in capsys.readouterr().err
 
 

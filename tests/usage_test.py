@@ -63,7 +63,7 @@ def short(project, monkeypatch):
         yield
 
 
-# These two lines are the ones before with more classes, and more images.
+# Omniglot with more classes, and mini-ImageNet with more images.
 LONG = {USAGE[4], USAGE[6]}
 
 
