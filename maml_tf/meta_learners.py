@@ -256,7 +256,7 @@ class MAML(Learner):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         (loss, gradients), predictions = self.meta_gradient(data)
         self._loss_tracker.update_state(loss * replicas.count())
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self.apply_gradients(gradients)
         return self.compute_metrics(x, y, predictions, weight)
 
     def meta_gradient(self, data):

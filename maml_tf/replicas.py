@@ -33,12 +33,32 @@ class Replicated(keras.Model):
 
         return steps
 
+    def apply_gradients(self, gradients):
+        """Lets the optimizer act on the sum of all replicas' gradients.
+
+        Keras clips what a replica has, and then adds. Here the sum is clipped,
+        of which each replica hands on an equal part.
+        """
+        optimizer = self.optimizer
+        if count() > 1 and _clips(optimizer):
+            context = tf.distribute.get_replica_context()
+            total = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            total = optimizer._clip_gradients(total)
+            gradients = [part / count() for part in total]
+        optimizer.apply(gradients, self.trainable_variables)
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Makes what training needs, of what the data are like."""
         if iterator is not None and self._distribute_strategy is not None:
             data = iterator.data_adapter.get_tf_dataset()
             iterator, data_batch = None, data.element_spec
         super()._maybe_symbolic_build(iterator, data_batch)
+
+
+def _clips(optimizer):
+    return (
+        optimizer.clipvalue or optimizer.clipnorm or optimizer.global_clipnorm
+    )
 
 
 def count() -> int:

@@ -146,8 +146,7 @@ class Reptile(Learner):
             ):
                 variable.assign(value)
         mean = change / replicas.count()  # Keras adds those of all replicas.
-        gradients = descent.unravel(-mean, self._shapes)
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self.apply_gradients(descent.unravel(-mean, self._shapes))
         self._loss_tracker.update_state(loss)
         return {"loss": self._loss_tracker.result()}
 

@@ -29,7 +29,8 @@ def build():
     network.build([None, 2])
     if sys.argv[1] == "maml":
         learner = MAML(network, "mse", inner_lr=0.1, engine=engine)
-        learner.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+        optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
+        learner.compile(optimizer, "mse", metrics=["mae"])
     else:
         learner = Reptile(
             network, inner_optimizers.SGD(0.02), inner_steps=3, inner_batch=4,
