@@ -282,7 +282,7 @@ def learner(network, engine="looped", **options):
     return made
 
 
-LONG = {"application", "lstm"}  # GRU is there, and smaller convolutions.
+LONG = {"application", "gru", "lstm"}  # exactness_test.py has the last two.
 
 
 @pytest.fixture(

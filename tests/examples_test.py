@@ -10,7 +10,12 @@ from PIL import Image
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 PATHS = sorted(EXAMPLES.glob("*.py"))
-LONG = {"keyword_signals", "omniglot_own_network", "tabular_regression"}
+LONG = {
+    "keyword_signals",
+    "omniglot_own_network",
+    "sine_uncertainty",
+    "tabular_regression",
+}
 
 
 @pytest.mark.parametrize(
