@@ -49,8 +49,8 @@ def _measure(arguments):
     before = psutil.Process().memory_info().rss
     first, later = (_seconds(learner, data) for _ in range(2))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    more = max(peak - before, 0) / 1e6  # Pages may be given back meanwhile.
-    row = f"{first:6.2f} s, {later:6.3f} s, {more:5.0f} MB"
+    taken = max(peak - before, 0) / 1e6  # Pages may be given back meanwhile.
+    row = f"{first:6.2f} s, {later:6.3f} s, {taken:5.0f} MB"
     if reptile:
         return row
     # A block of meta-batches has one more axis.

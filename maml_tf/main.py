@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from maml_tf import command_line
+from maml_tf import command_line, main_flags
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
 
@@ -180,23 +180,8 @@ flags.DEFINE_string(
     None,
     "write the checkpoint to this prefix as cbfinn/maml does, and do no more",
 )
-flags.DEFINE_string(
-    "strategy",
-    "none",
-    "devices that share each meta-batch of training: none, one device; "
-    "mirrored, all GPUs; multi_worker, those of all hosts that the environment "
-    "variable TF_CONFIG names, of which the first one writes",
-)
-flags.DEFINE_integer(
-    "logical_devices",
-    -1,
-    "parts of the processor that stand for GPUs, to try --strategy=mirrored",
-)
-flags.DEFINE_float(
-    "worker_timeout",
-    600,
-    "seconds to wait for all hosts of --strategy=multi_worker",
-)
+for _define, _name, _meaning in main_flags.DEVICES:
+    _define(_name, Config.__dataclass_fields__[_name].default, _meaning)
 flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
 flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
 flags.DEFINE_bool(

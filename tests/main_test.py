@@ -400,8 +400,10 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "stops"),
     [
+        pytest.param(META, [100], marks=pytest.mark.slow),
         (META, [100, 300]),
         (META, [400]),
+        pytest.param(PRETRAINED, [100], marks=pytest.mark.slow),
         (PRETRAINED, [200]),
         (PRETRAINED, [100, 300]),
     ],

@@ -60,7 +60,7 @@ same, other = train(tf.distribute.MirroredStrategy(cpus))
 for one, two in zip(found, same, strict=True):
     assert tf.norm(one - two) < 1e-6 * tf.norm(one)
 for one, two in zip(end, other, strict=True):
-    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 """
 
 
