@@ -96,6 +96,12 @@ def patches(x, window, strides, dilations, padding):
     )
 
 
+def output_size(size, window, strides, dilations, padding) -> tuple[int, ...]:
+    """Returns how many outputs a convolution has along each spatial axis."""
+    axes = zip(size, window, strides, dilations, strict=True)
+    return tuple(len(_axis_positions(*axis, padding)) for axis in axes)
+
+
 def _gather_sum(x, sources, adjoint):
     """Returns y[m, i] = Σₚ x[m, sources[i, p]], where index n reads a zero.
 

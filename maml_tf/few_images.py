@@ -1,0 +1,80 @@
+"""Convolutions of a few images as products of patches and kernel.
+
+TensorFlow's operation on a processor, and each of its two gradients, first
+brings kernels and images into an order of its own. For the ten images of a
+mini-batch that takes longer than the sums. Patches need no such order, and
+those of the convolution are those that its gradient by the kernel needs.
+"""
+
+import contextlib
+import math
+from unittest import mock
+
+import tensorflow as tf
+
+from maml_tf import convolution
+
+MOST_NUMBERS = 2**19
+"""Numbers in patches from which on they are too many for the caches."""
+
+# Taken here, as `convolutions` puts another in its place.
+_tensorflow_convolution = tf.nn.convolution
+
+
+@contextlib.contextmanager
+def convolutions():
+    """Makes Keras's layers convolve few images so, inside the context.
+
+    It is for first derivatives alone: those of what is computed here are not
+    right. On a GPU nothing changes.
+    """
+    with mock.patch.object(tf.nn, "convolution", convolve):
+        yield
+
+
+def convolve(x, kernel, strides, padding, data_format, dilations):
+    """Returns the convolution of images `[n, H, W, C]` with a kernel.
+
+    It stands in for `tf.nn.convolution`, which it leaves all that is not in
+    two dimensions with channels last, or has more than `MOST_NUMBERS`.
+    """
+    options = _pair(strides), _pair(dilations), padding.lower()
+    if data_format != "NHWC" or not _are_few(x, kernel, options):
+        return _tensorflow_convolution(
+            x, kernel, strides, padding, data_format, dilations
+        )
+    return tf.custom_gradient(
+        lambda x, kernel: _product(x, kernel, options)
+    )(x, kernel)
+
+
+def _pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _are_few(x, kernel, options):
+    if not x.shape.is_fully_defined() or tf.config.get_visible_devices("GPU"):
+        return False
+    *window, channels, _ = kernel.shape
+    outputs = convolution.output_size(x.shape[1:-1], window, *options)
+    numbers = x.shape[0] * math.prod(outputs) * math.prod(window) * channels
+    return numbers <= MOST_NUMBERS
+
+
+def _product(x, kernel, options):
+    """Returns the convolution and the function of its gradients."""
+    *window, _, filters = kernel.shape
+    strides, dilations, padding = options
+    rows, (_, *shape) = convolution.patches(x[None], window, *options)
+    rows = rows[0]
+
+    def backward(dy):
+        by_row = tf.reshape(dy, [-1, filters])
+        dx = tf.nn.conv2d_transpose(
+            dy, kernel, x.shape, strides, padding.upper(), dilations=dilations
+        )
+        dk = tf.matmul(rows, by_row, transpose_a=True)
+        return dx, tf.reshape(dk, kernel.shape)
+
+    y = rows @ tf.reshape(kernel, [-1, filters])
+    return tf.reshape(y, [*shape, filters]), backward
