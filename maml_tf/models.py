@@ -198,9 +198,12 @@ def _conv_blocks(filters, norm, gradient, max_pool):
 
 
 def _reptile_blocks(filters, strides=1, max_pool=False):
-    for _ in range(4):
-        yield layers.Conv2D(filters, 3, strides, padding="same")
-        yield BatchStatisticsNorm(scale=True)
+    for block in range(4):
+        if block == 0:
+            yield NormalizedConv2D(filters, 3, strides, scale=True)
+        else:
+            yield layers.Conv2D(filters, 3, strides, padding="same")
+            yield BatchStatisticsNorm(scale=True)
         if max_pool:
             yield layers.MaxPooling2D(padding="same")
         yield layers.ReLU()

@@ -115,7 +115,7 @@ class NormalizedConv2D(layers.Layer):
     A convolution is linear in its patches. If these have mean m and
     covariance C, the outputs of a filter k have mean mᵀk and variance kᵀCk:
 
-        y = (p − m)ᵀ k / √(kᵀCk + ε) + β   for each patch p
+        y = γ (p − m)ᵀ k / √(kᵀCk + ε) + β   for each patch p
 
     So nothing is measured on the outputs, nor differentiated there, which is
     faster where a patch has fewer entries than there are filters. The bias has
@@ -128,6 +128,7 @@ class NormalizedConv2D(layers.Layer):
       epsilon: ε.
       gradient: one of `NORM_GRADIENTS`, see there.
       max_pool: whether y is max-pooled, in 2×2 windows without padding.
+      scale: whether there is a γ.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class NormalizedConv2D(layers.Layer):
         epsilon=1e-3,
         gradient="exact",
         max_pool=False,
+        scale=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -148,6 +150,7 @@ class NormalizedConv2D(layers.Layer):
         self.epsilon = epsilon
         self.gradient = _known(gradient)
         self.max_pool = max_pool
+        self.scale = scale
 
     def build(self, input_shape):
         window = (self.kernel_size,) * 2
@@ -156,22 +159,24 @@ class NormalizedConv2D(layers.Layer):
             initializer="glorot_uniform",
             name="kernel",
         )
-        self.bias, self.beta = (
-            self.add_weight((self.filters,), "zeros", name=name)
-            for name in ("bias", "beta")
-        )
+        self.bias = self.add_weight((self.filters,), "zeros", name="bias")
+        if self.scale:
+            self.gamma = self.add_weight((self.filters,), "ones", name="gamma")
+        self.beta = self.add_weight((self.filters,), "zeros", name="beta")
 
     def call(self, x):
-        weights = self.kernel[None], self.bias, self.beta
+        gamma = self.gamma if self.scale else None
+        weights = self.kernel[None], self.bias, gamma, self.beta
         return self.normalize(x[None], *weights)[0]
 
-    def normalize(self, x, kernel, bias, beta):
+    def normalize(self, x, kernel, bias, gamma, beta):
         """Returns y `[B, n, *outputs, F]` of a stack of tasks.
 
         Args:
           x: `[B, n, height, width, C]`.
           kernel: `[K, *window, C, F]`; K is B, or 1 if all tasks share it.
           bias: `[(B,) F]`.
+          gamma: `[(B,) F]`, or None.
           beta: `[(B,) F]`.
         """
         p, shape = convolution.patches(
@@ -188,6 +193,8 @@ class NormalizedConv2D(layers.Layer):
         if self.gradient == "legacy":
             variance += tf.square(m @ k - tf.stop_gradient(m @ k))
         k *= tf.math.rsqrt(variance + self.epsilon)
+        if gamma is not None:
+            k *= shapes.align(gamma, k)
         y = products.each(p, k)
         y = tf.reshape(y, [*shape, self.filters])
         if self.max_pool:
@@ -203,6 +210,7 @@ class NormalizedConv2D(layers.Layer):
             "epsilon": self.epsilon,
             "gradient": self.gradient,
             "max_pool": self.max_pool,
+            "scale": self.scale,
         }
         return {**super().get_config(), **own}
 

@@ -240,7 +240,7 @@ class Reptile(Learner):
         )
         tasks = leading(x)
         _, *sums = tf.while_loop(
-            lambda i, *_: i < tasks, body, start, parallel_iterations=1
+            lambda i, *_: i < tasks, body, start, parallel_iterations=2
         )
         return sums
 

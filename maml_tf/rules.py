@@ -247,7 +247,9 @@ def _batch_statistics_norm(layer, weight, x):
 @rule(norms.NormalizedConv2D)
 def _normalized_conv(layer, weight, x):
     kernel = shapes.with_tasks(weight(layer.kernel), layer.kernel.shape)
-    return layer.normalize(x, kernel, weight(layer.bias), weight(layer.beta))
+    gamma = weight(layer.gamma) if layer.scale else None
+    others = weight(layer.bias), gamma, weight(layer.beta)
+    return layer.normalize(x, kernel, *others)
 
 
 @rule(norms.ExampleNorm)
