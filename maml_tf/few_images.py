@@ -43,6 +43,8 @@ def convolve(x, kernel, strides, padding, data_format, dilations):
         return _tensorflow_convolution(
             x, kernel, strides, padding, data_format, dilations
         )
+    # As tensors, for a variable's value may be another one backwards.
+    x, kernel = map(tf.convert_to_tensor, (x, kernel))
     return tf.custom_gradient(
         lambda x, kernel: _product(x, kernel, options)
     )(x, kernel)

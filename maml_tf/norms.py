@@ -167,7 +167,7 @@ class NormalizedConv2D(layers.Layer):
     def call(self, x):
         gamma = self.gamma if self.scale else None
         weights = self.kernel[None], self.bias, gamma, self.beta
-        return self.normalize(x[None], *weights)[0]
+        return shapes.merge(self.normalize(x[None], *weights))
 
     def normalize(self, x, kernel, bias, gamma, beta):
         """Returns y `[B, n, *outputs, F]` of a stack of tasks.

@@ -27,6 +27,7 @@ ARCHITECTURE = {
     "adaptation": ("learner", "tensorflow"),
     "exact": ("learner", "tensorflow"),
     "convolution": ("learner", "numpy tensorflow"),
+    "few_images": ("learner", "tensorflow"),
     "norms": ("learner", "keras tensorflow"),
     "models": ("learner", "keras"),
     "queries": ("learner", "tensorflow"),
