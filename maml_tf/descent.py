@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maml_tf import few_images
 from maml_tf.adaptation import ApplyFn
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.losses import TaskLoss
@@ -68,7 +69,8 @@ def descend(
             phi *= weight_decay
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(phi)
-            prediction = apply_fn(i)(unravel(phi, shapes), x)
+            with few_images.convolutions():
+                prediction = apply_fn(i)(unravel(phi, shapes), x)
             loss = tf.reduce_sum(loss_fn(y, prediction))
         gradient = tape.gradient(loss, phi, unconnected_gradients="zero")
         phi, state = optimizer.update(gradient, state, phi)

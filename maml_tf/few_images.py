@@ -36,7 +36,7 @@ def convolve(x, kernel, strides, padding, data_format, dilations):
     """Returns the convolution of images `[n, H, W, C]` with a kernel.
 
     It stands in for `tf.nn.convolution`, which it leaves all that is not in
-    two dimensions with channels last, or has more than `MOST_NUMBERS`.
+    two dimensions with channels last, has groups, or more than `MOST_NUMBERS`.
     """
     options = _pair(strides), _pair(dilations), padding.lower()
     if data_format != "NHWC" or not _are_few(x, kernel, options):
@@ -44,10 +44,8 @@ def convolve(x, kernel, strides, padding, data_format, dilations):
             x, kernel, strides, padding, data_format, dilations
         )
     # As tensors, for a variable's value may be another one backwards.
-    x, kernel = map(tf.convert_to_tensor, (x, kernel))
-    return tf.custom_gradient(
-        lambda x, kernel: _product(x, kernel, options)
-    )(x, kernel)
+    tensors = map(tf.convert_to_tensor, (x, kernel))
+    return tf.custom_gradient(lambda *xk: _product(*xk, options))(*tensors)
 
 
 def _pair(value):
@@ -55,9 +53,10 @@ def _pair(value):
 
 
 def _are_few(x, kernel, options):
-    if not x.shape.is_fully_defined() or tf.config.get_visible_devices("GPU"):
-        return False
     *window, channels, _ = kernel.shape
+    known = x.shape.is_fully_defined() and x.shape[-1] == channels
+    if not known or tf.config.get_visible_devices("GPU"):
+        return False
     outputs = convolution.output_size(x.shape[1:-1], window, *options)
     numbers = x.shape[0] * math.prod(outputs) * math.prod(window) * channels
     return numbers <= MOST_NUMBERS

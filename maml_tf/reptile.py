@@ -6,7 +6,6 @@ import tensorflow as tf
 from maml_tf import (
     descent,
     engines,
-    few_images,
     functional,
     losses,
     queries,
@@ -272,15 +271,9 @@ class Reptile(Learner):
         is_stack = len(batches.shape) == 3
         engine = stacked if is_stack else functional
         variables = self.network.trainable_variables
-
-
-        def apply_fn(i):
-            with_penalty = engine.with_penalty(
-                self.network, variables, _fold(seed, i)
-            )
-            return few_images.convolutions()(with_penalty)
-
-        return apply_fn
+        return lambda i: engine.with_penalty(
+            self.network, variables, _fold(seed, i)
+        )
 
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.

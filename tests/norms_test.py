@@ -60,11 +60,11 @@ def test_unknown_gradient_is_an_error():
         norms.BatchStatisticsNorm(gradient="fast")
 
 
-@pytest.mark.parametrize("max_pool", [False, True])
+@pytest.mark.parametrize("extra", [{}, {"max_pool": True}, {"scale": True}])
 @pytest.mark.parametrize("gradient", norms.NORM_GRADIENTS)
-def test_joined_convolution_is_the_two_layers(gradient, max_pool, float64):
+def test_joined_convolution_is_the_two_layers(gradient, extra, float64):
     x = np.random.default_rng(0).normal(3, 1, size=(4, 5, 6, 2))
-    options = {"gradient": gradient, "max_pool": max_pool, "epsilon": 0.1}
+    options = {"gradient": gradient, "epsilon": 0.1, **extra}
     joined = norms.NormalizedConv2D(3, 3, 2, **options)
     conv = layers.Conv2D(3, 3, 2, "same")
     norm = norms.BatchStatisticsNorm(**options)
@@ -73,6 +73,9 @@ def test_joined_convolution_is_the_two_layers(gradient, max_pool, float64):
     joined.beta.assign([1.0, -2.0, 3.0])
     joined.bias.assign([5.0, 6.0, 7.0])  # has no effect
     norm.beta.assign(joined.beta)
+    if "scale" in extra:
+        joined.gamma.assign([2.0, -1.0, 0.5])
+        norm.gamma.assign(joined.gamma)
 
     def of(layer, kernel):
         def loss(value):

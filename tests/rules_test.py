@@ -114,6 +114,9 @@ NETWORKS = {
     "normalized_conv_pooled": after_conv(
         lambda: norms.NormalizedConv2D(3, 3, max_pool=True)
     ),
+    "normalized_conv_scaled": chain(
+        IMAGE, lambda: norms.NormalizedConv2D(3, 3, scale=True)
+    ),
     "batch_norm": after_conv(layers.BatchNormalization),
     "batch_norm_rows": after_conv(
         lambda: layers.BatchNormalization(1, epsilon=0.1, center=False)
