@@ -32,30 +32,43 @@ def convolutions():
         yield
 
 
-def convolve(x, kernel, strides, padding, data_format, dilations):
+def convolve(
+    input,
+    filters,
+    strides=None,
+    padding="VALID",
+    data_format=None,
+    dilations=None,
+    name=None,
+):
     """Returns the convolution of images `[n, H, W, C]` with a kernel.
 
-    It stands in for `tf.nn.convolution`, which it leaves all that is not in
-    two dimensions with channels last, has groups, or more than `MOST_NUMBERS`.
+    A stand-in for `tf.nn.convolution`, which it leaves all that is not in two
+    dimensions with channels last, is dilated or in groups, or has more than
+    `MOST_NUMBERS`.
     """
+    # As tensors, for a variable's value may be another one backwards.
+    x, kernel = map(tf.convert_to_tensor, (input, filters))
     options = _pair(strides), _pair(dilations), padding.lower()
     if data_format != "NHWC" or not _are_few(x, kernel, options):
         return _tensorflow_convolution(
-            x, kernel, strides, padding, data_format, dilations
+            x, kernel, strides, padding, data_format, dilations, name
         )
-    # As tensors, for a variable's value may be another one backwards.
-    tensors = map(tf.convert_to_tensor, (x, kernel))
-    return tf.custom_gradient(lambda *xk: _product(*xk, options))(*tensors)
+    return tf.custom_gradient(lambda x, kernel: _product(x, kernel, options))(
+        x, kernel
+    )
 
 
 def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (value, value) if isinstance(value, int) else tuple(value or (1, 1))
 
 
 def _are_few(x, kernel, options):
+    strides, dilations, _ = options
     *window, channels, _ = kernel.shape
+    usual = len(strides) == 2 and dilations == (1, 1)
     known = x.shape.is_fully_defined() and x.shape[-1] == channels
-    if not known or tf.config.get_visible_devices("GPU"):
+    if not (usual and known) or tf.config.get_visible_devices("GPU"):
         return False
     outputs = convolution.output_size(x.shape[1:-1], window, *options)
     numbers = x.shape[0] * math.prod(outputs) * math.prod(window) * channels
@@ -65,14 +78,14 @@ def _are_few(x, kernel, options):
 def _product(x, kernel, options):
     """Returns the convolution and the function of its gradients."""
     *window, _, filters = kernel.shape
-    strides, dilations, padding = options
+    strides, _, padding = options
     rows, (_, *shape) = convolution.patches(x[None], window, *options)
     rows = rows[0]
 
     def backward(dy):
         by_row = tf.reshape(dy, [-1, filters])
         dx = tf.nn.conv2d_transpose(
-            dy, kernel, x.shape, strides, padding.upper(), dilations=dilations
+            dy, kernel, x.shape, strides, padding.upper()
         )
         dk = tf.matmul(rows, by_row, transpose_a=True)
         return dx, tf.reshape(dk, kernel.shape)

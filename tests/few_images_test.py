@@ -11,11 +11,7 @@ from maml_tf import few_images
 FEW = {
     "strided": {"strides": 2, "padding": "same"},
     "oblong": {"kernel_size": (3, 2), "strides": (1, 2)},
-    "dilated": {"dilation_rate": 2, "padding": "same"},
-}
-OTHERS = {
-    "grouped": {"groups": 3, "filters": 6},
-    "first channels": {"data_format": "channels_first", "kernel_size": 1},
+    "valid": {"padding": "valid"},
 }
 
 
@@ -66,10 +62,24 @@ def test_products_of_patches(float64, own, kind, run):
     assert not own
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_left_to_tensorflow(float64, own, kind):
-    compare(OTHERS[kind], tf.function)
+def test_groups_are_left_to_tensorflow(float64, own):
+    compare({"groups": 3, "filters": 6}, tf.function)
     assert own
+
+
+# TensorFlow has no gradient of it on a processor.
+def test_dilation_is_left_to_tensorflow(own):
+    layer = layers.Conv2D(4, 3, dilation_rate=2)
+    with few_images.convolutions():
+        layer(np.zeros([2, 7, 6, 3]))
+    assert own
+
+
+def test_another_number_of_dimensions_is_left_to_tensorflow(own):
+    with few_images.convolutions():
+        layers.Conv1D(4, 3)(np.zeros([2, 7, 3]))
+        layers.Conv3D(4, 3)(np.zeros([2, 7, 6, 5, 3]))
+    assert len(own) == 2
 
 
 def test_too_many_numbers(float64, own, monkeypatch):
@@ -86,6 +96,16 @@ def test_a_gpu_keeps_its_own(float64, own, monkeypatch):
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
     compare(FEW["strided"])
     assert own
+
+
+def test_a_layer_may_call_it_as_tensorflow_says(own):
+    x, kernel = np.zeros([2, 7, 6, 3]), np.zeros([3, 3, 3, 4])
+    expected = tf.nn.convolution(filters=kernel, input=x, strides=2)
+    with few_images.convolutions():
+        actual = tf.nn.convolution(filters=kernel, input=x, strides=2)
+        tf.nn.convolution(x, kernel, [1, 2, 2, 1], data_format="NHWC")
+    assert actual.shape == expected.shape
+    assert len(own) == 2
 
 
 def test_nothing_changes_outside():
