@@ -238,6 +238,8 @@ class Reptile(Learner):
             tf.zeros([], theta.dtype),
         )
         tasks = leading(x)
+        # Two: a task's first gradient, which does not need the state, is taken
+        # beside the last steps of the task before.
         _, *sums = tf.while_loop(
             lambda i, *_: i < tasks, body, start, parallel_iterations=2
         )
