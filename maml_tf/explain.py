@@ -120,11 +120,16 @@ def _order(config):
 
 
 def devices(config: Config | ReptileConfig) -> Iterator[str]:
-    """Yields a sentence on who trains, if it is not one device."""
+    """Yields a sentence on who trains, and one on what layers compute in."""
     if config.strategy != "none":
         yield (
             f"Devices: {config.strategy}; each has whole tasks, equally many, "
             "and all make the same update."
+        )
+    if config.dtype_policy != "float32":
+        yield (
+            f"Layers compute in {config.dtype_policy}; weights, statistics of "
+            "norms and losses stay float32."
         )
 
 

@@ -92,6 +92,7 @@ def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
       y: labels `[..., S]`, integers in 0 … N − 1.
       logits: `[..., S, N]`.
     """
+    y, logits = _comparable(y, logits)
     hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
     return tf.reduce_mean(tf.cast(hits, logits.dtype), axis=-1)
 

@@ -40,8 +40,14 @@ DEVICES = (
         "worker_timeout",
         "seconds to wait for all hosts of multi_worker",
     ),
+    (
+        flags.DEFINE_string,
+        "dtype_policy",
+        "Keras's policy of what layers compute in: float32 or mixed_bfloat16, "
+        "which keeps weights, statistics and losses in float32",
+    ),
 )
-"""Flags of who trains."""
+"""Flags of who trains, and in what numbers."""
 
 RUN = (
     (

@@ -3,10 +3,28 @@
 Their initial values, normalisation and pooling are those of cbfinn/maml.
 """
 
+import contextlib
+
 import keras
 from keras import layers
 
 from maml_tf.norms import BatchStatisticsNorm, ExampleNorm, NormalizedConv2D
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Makes layers that are built inside the context compute by a policy.
+
+    Args:
+      name: of a policy of Keras. "mixed_bfloat16" computes in bfloat16 and
+        keeps weights, and sums of norms and losses, in float32.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def fast_weights(model: keras.Model) -> list[keras.Variable]:

@@ -65,7 +65,7 @@ class BatchStatisticsNorm(layers.Layer):
         scale=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
         self.max_pool = max_pool
@@ -77,16 +77,18 @@ class BatchStatisticsNorm(layers.Layer):
         channels = input_shape[-1:]
         if self.scale:
             self.gamma = self.add_weight(
-                shape=channels, initializer="ones", name="gamma"
+                channels, "ones", name="gamma", autocast=False
             )
         self.beta = self.add_weight(
-            shape=channels, initializer="zeros", name="beta"
+            channels, "zeros", name="beta", autocast=False
         )
 
     def call(self, x):
+        x = ops.cast(x, self.variable_dtype)
         axes = list(range(len(x.shape) - 1))
         gamma = self.gamma if self.scale else None
-        return self.normalize(x, self.pool(x), gamma, self.beta, axes)
+        y = self.normalize(x, self.pool(x), gamma, self.beta, axes)
+        return ops.cast(y, self.compute_dtype)
 
     def pool(self, x):
         """Returns what is normalised: x `[n, …, C]`, or its maxima."""
@@ -143,7 +145,7 @@ class NormalizedConv2D(layers.Layer):
         scale=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -157,17 +159,24 @@ class NormalizedConv2D(layers.Layer):
         self.kernel = self.add_weight(
             shape=(*window, input_shape[-1], self.filters),
             initializer="glorot_uniform",
+            autocast=False,
             name="kernel",
         )
-        self.bias = self.add_weight((self.filters,), "zeros", name="bias")
+        self.bias = self._vector("zeros", "bias")
         if self.scale:
-            self.gamma = self.add_weight((self.filters,), "ones", name="gamma")
-        self.beta = self.add_weight((self.filters,), "zeros", name="beta")
+            self.gamma = self._vector("ones", "gamma")
+        self.beta = self._vector("zeros", "beta")
+
+    def _vector(self, start, name):
+        shape = (self.filters,)
+        return self.add_weight(shape, start, name=name, autocast=False)
 
     def call(self, x):
+        x = ops.cast(x, self.variable_dtype)
         gamma = self.gamma if self.scale else None
         weights = self.kernel[None], self.bias, gamma, self.beta
-        return shapes.merge(self.normalize(x[None], *weights))
+        y = shapes.merge(self.normalize(x[None], *weights))
+        return ops.cast(y, self.compute_dtype)
 
     def normalize(self, x, kernel, bias, gamma, beta):
         """Returns y `[B, n, *outputs, F]` of a stack of tasks.
@@ -231,22 +240,24 @@ class ExampleNorm(layers.Layer):
     """
 
     def __init__(self, epsilon=1e-12, gradient="exact", **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
 
     def build(self, input_shape):
         channels = input_shape[-1:]
         self.gamma = self.add_weight(
-            shape=channels, initializer="ones", name="gamma"
+            channels, "ones", name="gamma", autocast=False
         )
         self.beta = self.add_weight(
-            shape=channels, initializer="zeros", name="beta"
+            channels, "zeros", name="beta", autocast=False
         )
 
     def call(self, x):
+        x = ops.cast(x, self.variable_dtype)
         axes = list(range(1, len(x.shape)))
-        return self.normalize(x, self.gamma, self.beta, axes)
+        y = self.normalize(x, self.gamma, self.beta, axes)
+        return ops.cast(y, self.compute_dtype)
 
     def normalize(self, x, gamma, beta, axes):
         """Normalises over `axes`; γ and β must broadcast against `x`."""

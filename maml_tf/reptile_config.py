@@ -81,6 +81,7 @@ class ReptileConfig(Settings):
     strategy: str = "none"
     logical_devices: int = -1
     worker_timeout: float = 600.0
+    dtype_policy: str = "float32"
 
     def __post_init__(self):
         self.check_choice("datasource", DATASOURCES)

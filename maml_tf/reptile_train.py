@@ -75,6 +75,11 @@ def build_network(config: ReptileConfig) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    with models.dtype_policy(config.dtype_policy):
+        return _network(config)
+
+
+def _network(config):
     if config.datasource == "sinusoid":
         return models.reptile_sinusoid_mlp()
     if config.datasource == "omniglot":

@@ -24,23 +24,26 @@ class Rule(NamedTuple):
 
     act: Callable
     options: dict
+    sums: bool
 
 
 RULES: dict[type, Rule] = {}
 _UNCHANGED = {"lora_enabled": False, "quantization_mode": None}
 
 
-def rule(*layer_classes: type, **options):
+def rule(*layer_classes: type, sums: bool = False, **options):
     """Registers the decorated function as the rule of some layer classes.
 
     Args:
       *layer_classes: classes of layers. Their subclasses are not included.
+      sums: whether the layer sums many numbers, and so computes in the type
+        of its variables, whatever type it takes and gives.
       **options: options of the layers, with the only value that the rule can
         handle. A layer with another value is named by `stacked.unsupported`.
     """
 
     def register(function):
-        entry = Rule(function, {**_UNCHANGED, **options})
+        entry = Rule(function, {**_UNCHANGED, **options}, sums)
         RULES.update(dict.fromkeys(layer_classes, entry))
         return function
 
@@ -192,7 +195,7 @@ def _prelu(layer, weight, x):
     return tf.nn.relu(x) - alpha * tf.nn.relu(-x)
 
 
-@rule(layers.BatchNormalization, renorm=False, synchronized=False)
+@rule(layers.BatchNormalization, sums=True, renorm=False, synchronized=False)
 def _batch_normalization(layer, weight, x):
     """By the statistics of a task's batch; frozen, by the moving averages."""
     if layer.trainable:
@@ -206,14 +209,14 @@ def _batch_normalization(layer, weight, x):
     return _scale_and_shift(layer, weight, y)
 
 
-@rule(layers.LayerNormalization, rms_scaling=False)
+@rule(layers.LayerNormalization, sums=True, rms_scaling=False)
 def _layer_normalization(layer, weight, x):
     moments = exact.moments(x, shapes.axes(layer.axis, x), keepdims=True)
     y = _standardise(x, *moments, layer.epsilon)
     return _scale_and_shift(layer, weight, y)
 
 
-@rule(layers.GroupNormalization)
+@rule(layers.GroupNormalization, sums=True)
 def _group_normalization(layer, weight, x):
     """The channel axis is split into groups, each with its statistics."""
     (channels,) = shapes.axes(layer.axis, x)
@@ -228,14 +231,14 @@ def _group_normalization(layer, weight, x):
 
 if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
 
-    @rule(layers.RMSNormalization, axis=[-1])
+    @rule(layers.RMSNormalization, sums=True, axis=[-1])
     def _rms_normalization(layer, weight, x):
         square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
         y = x * tf.math.rsqrt(square + layer.epsilon)
         return y * shapes.align(weight(layer.scale), y)
 
 
-@rule(norms.BatchStatisticsNorm)
+@rule(norms.BatchStatisticsNorm, sums=True)
 def _batch_statistics_norm(layer, weight, x):
     pooled = shapes.split(layer.pool(shapes.merge(x)), x)
     gamma = shapes.align(weight(layer.gamma), x) if layer.scale else None
@@ -244,7 +247,7 @@ def _batch_statistics_norm(layer, weight, x):
     return layer.normalize(x, pooled, gamma, beta, axes)
 
 
-@rule(norms.NormalizedConv2D)
+@rule(norms.NormalizedConv2D, sums=True)
 def _normalized_conv(layer, weight, x):
     kernel = shapes.with_tasks(weight(layer.kernel), layer.kernel.shape)
     gamma = weight(layer.gamma) if layer.scale else None
@@ -252,7 +255,7 @@ def _normalized_conv(layer, weight, x):
     return layer.normalize(x, kernel, *others)
 
 
-@rule(norms.ExampleNorm)
+@rule(norms.ExampleNorm, sums=True)
 def _example_norm(layer, weight, x):
     gamma, beta = (
         shapes.align(weight(v), x) for v in (layer.gamma, layer.beta)

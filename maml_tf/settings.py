@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
 
 
 class ConfigError(ValueError):
@@ -99,8 +100,9 @@ class Settings:
                 self.refuse(field, f"{own} unless --datasource=folder")
 
     def check_devices(self) -> None:
-        """Refuses devices that do not fit the strategy, or are none."""
+        """Refuses devices that do not fit the strategy, and what they lack."""
         self.check_choice("strategy", STRATEGIES)
+        self.check_choice("dtype_policy", DTYPE_POLICIES)
         self.check_positive("worker_timeout")
         if self.logical_devices != -1:
             self.check_at_least("logical_devices", 1)

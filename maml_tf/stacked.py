@@ -149,7 +149,12 @@ def _run(graph, weight, inputs):
         del kwargs
         if inner := _graph(layer):
             return _run(inner, weight, *args)
-        return RULES[type(layer)].act(layer, weight, *args)
+        function, _, sums = RULES[type(layer)]
+        dtype = layer.variable_dtype if sums else layer.compute_dtype
+        args = _cast(args, dtype)
+        return _cast(
+            function(layer, weight.cast(dtype), *args), layer.compute_dtype
+        )
 
     inputs = [
         tf.cast(x, like.dtype)
@@ -157,6 +162,16 @@ def _run(graph, weight, inputs):
     ]
     (output,) = tf.nest.flatten(_walk(graph, inputs, act))
     return output
+
+
+def _cast(values, dtype):
+    """Returns nested tensors with all real numbers in one type."""
+
+    def cast(x):
+        real = tf.is_tensor(x) and x.dtype.is_floating
+        return tf.cast(x, dtype) if real else x
+
+    return tf.nest.map_structure(cast, values)
 
 
 def _calls(graph):
@@ -178,10 +193,15 @@ class _Weights:
     A layer's `SeedGenerator` reads as a seed `[2]`, another one each time.
     """
 
-    def __init__(self, values, seed):
+    def __init__(self, values, seed, draws=None, dtype=None):
         self._values = values
         self._seed = seed
-        self._draws = itertools.count()
+        self._draws = draws or itertools.count()
+        self._dtype = dtype
+
+    def cast(self, dtype):
+        """Returns the same weights, as a layer computes with them."""
+        return _Weights(self._values, self._seed, self._draws, dtype)
 
     def __call__(self, variable):
         if isinstance(variable, keras.random.SeedGenerator):
@@ -190,7 +210,8 @@ class _Weights:
 
     def tied(self, variable):
         """Returns a value `[B, *shape]`, or a `Tied` one."""
-        return self._values.get(id(variable), Tied(variable.value))
+        value = self._values.get(id(variable), Tied(variable.value))
+        return _cast(value, self._dtype)
 
 
 def _fold(seed, count):
@@ -247,7 +268,9 @@ def _wrong_options(layer):
     regularizers = [v.regularizer for v in layer.trainable_variables]
     if any([*regularizers, layer.activity_regularizer]):
         yield f"{_title(layer)} has a regulariser"
-    if {layer.compute_dtype, layer.variable_dtype} != {keras.config.floatx()}:
+    floatx = keras.config.floatx()
+    computes = layer.compute_dtype in (floatx, "bfloat16")
+    if not computes or layer.variable_dtype != floatx:
         yield f"{_title(layer)} has the dtype {layer.dtype_policy.name}"
 
 

@@ -45,6 +45,11 @@ def build_network(config: Config) -> keras.Model:
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    with models.dtype_policy(config.dtype_policy):
+        return _network(config)
+
+
+def _network(config):
     norm = {"norm": config.norm, "norm_gradient": config.norm_gradient}
     filters = config.num_filters
     if config.datasource == "sinusoid":

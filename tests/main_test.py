@@ -94,6 +94,7 @@ def one_message(capsys):
         ["--logical_devices=2"],
         ["--logical_devices=0", "--strategy=mirrored"],
         ["--worker_timeout=0", "--strategy=multi_worker"],
+        ["--dtype_policy=mixed_float16"],
         ["--baseline=random"],
         ["--baseline=oracle", "--datasource=omniglot"],
         *([f"--{size}=0"] for size in SIZES),
