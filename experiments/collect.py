@@ -4,6 +4,7 @@ A record is what `maml-tf` and `reptile-tf` write beside a test's CSV file.
 """
 
 import pathlib
+import shutil
 
 import published
 
@@ -43,15 +44,22 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
     for path in sorted(found):
         if path.stat().st_mtime >= since:
             part = path.parent.parent.name if name == "quickstart" else ""
-            taken.append(collected(name, records.read(path), part))
+            curve = path.with_name("curve.csv")  # Reptile's scores
+            taken.append(collected(name, records.read(path), part, curve))
     return taken
 
 
-def collected(name: str, record: dict, part: str = "") -> str:
+def collected(
+    name: str,
+    record: dict,
+    part: str = "",
+    curve: pathlib.Path | None = None,
+) -> str:
     """Writes one record with the paper's values, and returns its file's name.
 
     Added are `experiment`, `part` (which of several methods), `paper`
-    (the values by step), `published_iterations` and `deviations`.
+    (the values by step), `published_iterations` and `deviations`, and `curve`,
+    a copy of the scores during training, if there is such a file.
     """
     part = record.get("algo", part)
     rows = published.by_name()[name]
@@ -75,6 +83,11 @@ def collected(name: str, record: dict, part: str = "") -> str:
         words.append(f"{len(whole['deviations'])}deviations")
     file = ".".join(word for word in words if word) + ".json"
     published.RECORDS.mkdir(parents=True, exist_ok=True)
+    if curve and curve.exists():
+        whole["curve"] = f"curves/{pathlib.Path(file).stem}.csv"
+        copy = published.RECORDS.parent / whole["curve"]
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(curve, copy)
     records.write(published.RECORDS / file, whole)
     return file
 

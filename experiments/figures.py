@@ -13,6 +13,8 @@ COMBINATIONS = {
     "reptile_half_g1_g2": "½ (g₁ + g₂)",
     "reptile_g2": "g₂",
     "reptile_g1_g2": "g₁ + g₂",
+    "reptile_third_g1_g2_g3": "⅓ (g₁ + g₂ + g₃)",
+    "reptile_g3": "g₃",
     "reptile_g1_g2_g3": "g₁ + g₂ + g₃",
     "reptile_fourth_g1_g2_g3_g4": "¼ (g₁ + … + g₄)",
     "reptile_g4": "g₄",

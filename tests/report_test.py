@@ -1,5 +1,6 @@
 """The report is what the committed results say, and its verdicts are right."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -100,6 +101,19 @@ def test_policies_of_all_methods_are_taken(tmp_path, monkeypatch):
     assert published.status("rl_nav2d", taken) == "measured"
     [row] = pages._number(published.by_name()["rl_nav2d"][1], taken)
     assert row[2:5] == ["-11.68", "-11.00 ± 1.00", "intervals overlap"]
+
+
+def test_the_curve_of_a_training_is_taken_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "RECORDS", tmp_path / "records")
+    run = tmp_path / "run"
+    run.mkdir()
+    found = {"shots": 5, "settings": None, "iterations": 1, "seed": 0}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    (run / "curve.csv").write_text("iteration,train,test\n1,0.2,0.4\n")
+    collect.collect("reptile_g3", run, since=0)
+    [taken] = published.records(tmp_path / "records")
+    copy = tmp_path / taken["curve"]
+    assert copy.read_bytes() == (run / "curve.csv").read_bytes()
 
 
 def number(value="98.7", ci95="0.4", unit="%"):
