@@ -30,7 +30,8 @@ flags.DEFINE_multi_enum("workload", NAMES, NAMES, "Which.")
 class Peer(ours.Peer):
     """Training as it is, on a device, with or without XLA."""
 
-    def __init__(self, workload, dtype, device, compiles):
+    def __init__(self, workload, dtype, device, compiles, policy=None):
+        self.policy = policy
         self.compiles = compiles
         self.device = device
         with tf.device(device):
@@ -63,8 +64,9 @@ def main(argv):
         print(f"No {FLAGS.device} here: nothing is measured.")
         return 0
     print(f"{name()}, TensorFlow {tf.__version__}\n")
-    print("| workload | XLA | meta-iterations/s | memory | busy | error |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    titles = "workload", "XLA", "layers in", "meta-iterations/s", "memory"
+    print("|", " | ".join([*titles, "busy", "error in float64"]), "|")
+    print("|", " | ".join(["---"] * 7), "|")
     right = [row(workloads.WORKLOADS[each]) for each in FLAGS.workload]
     return int(not all(right))
 
@@ -76,12 +78,11 @@ def row(workload):
     for compiles in (False, True):
         found = gradient(workload, FLAGS.device, compiles)
         errors.append(workloads.relative_error(found, expected))
-        rate, memory, busy = throughput(workload, compiles)
-        print(
-            f"| {workload.name} | {'yes' if compiles else 'no'} | {rate:,.1f} "
-            f"| {memory} | {busy} | {errors[-1]:.1e} |",
-            flush=True,
-        )
+        start = f"| {workload.name} | {'yes' if compiles else 'no'}"
+        for policy in ("float32", "mixed_bfloat16"):
+            measured = throughput(workload, compiles, policy)
+            end = f"{errors[-1]:.1e} |"
+            print(" | ".join([start, policy, *measured, end]), flush=True)
     return max(errors) < workload.tolerance
 
 
@@ -91,9 +92,9 @@ def gradient(workload, device, compiles):
     return Peer(workload, "float64", device, compiles).meta_gradient()
 
 
-def throughput(workload, compiles):
+def throughput(workload, compiles, policy):
     """Returns meta-iterations a second, memory and how busy the device was."""
-    peer = Peer(workload, "float32", FLAGS.device, compiles)
+    peer = Peer(workload, "float32", FLAGS.device, compiles, policy)
     peer.step(FLAGS.iterations)
     is_gpu = FLAGS.device.startswith("GPU")
     if is_gpu:
@@ -106,7 +107,7 @@ def throughput(workload, compiles):
     if is_gpu:
         peak = tf.config.experimental.get_memory_info(FLAGS.device)["peak"]
         memory = f"{peak / 1e6:,.0f} MB"
-    return FLAGS.iterations / seconds, memory, busy.mean()
+    return f"{FLAGS.iterations / seconds:,.1f}", memory, busy.mean()
 
 
 class Busy:

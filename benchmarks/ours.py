@@ -15,11 +15,14 @@ class Peer:
     SIDE_BY_SIDE: int | None = None
     """What shares the cores; default the tasks."""
 
+    policy: str | None = None
+    """Keras's policy of layers; default the type of the numbers."""
+
     def __init__(self, workload, dtype, variant):
         del variant
         maml_tf.share_cores(self.SIDE_BY_SIDE or workload.tasks)
         keras.config.set_floatx(dtype)
-        keras.config.set_dtype_policy(dtype)
+        keras.config.set_dtype_policy(self.policy or dtype)
         self.workload = workload
         elements = self.elements(workload.data(dtype))
         self.batch = tf.nest.map_structure(tf.constant, elements)
