@@ -15,7 +15,7 @@ import tensorflow as tf
 from maml_tf import convolution
 
 MOST_NUMBERS = 2**19
-"""Numbers in patches from which on they are too many for the caches."""
+"""Numbers that patches may hold; with more they leave the caches."""
 
 # Taken here, as `convolutions` puts another in its place.
 _tensorflow_convolution = tf.nn.convolution

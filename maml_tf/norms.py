@@ -33,8 +33,26 @@ def statistics_of_first(examples: int) -> Iterator[None]:
         _measured[0] = before
 
 
+class _Summing(layers.Layer):
+    """A layer that computes in its variables' type, also in mixed precision.
+
+    What it takes and gives is in the policy's type; sums of many numbers are
+    not.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, autocast=False, **kwargs)
+
+    def call(self, x):
+        y = self._act(ops.cast(x, self.variable_dtype))
+        return ops.cast(y, self.compute_dtype)
+
+
 @register
-class BatchStatisticsNorm(layers.Layer):
+class BatchStatisticsNorm(_Summing):
     """Batch normalisation by the statistics of the batch at hand, always.
 
         y = γ (x − m) / √(v + ε) + β
@@ -65,7 +83,7 @@ class BatchStatisticsNorm(layers.Layer):
         scale=False,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
         self.max_pool = max_pool
@@ -76,19 +94,13 @@ class BatchStatisticsNorm(layers.Layer):
     def build(self, input_shape):
         channels = input_shape[-1:]
         if self.scale:
-            self.gamma = self.add_weight(
-                channels, "ones", name="gamma", autocast=False
-            )
-        self.beta = self.add_weight(
-            channels, "zeros", name="beta", autocast=False
-        )
+            self.gamma = self.add_weight(channels, "ones", name="gamma")
+        self.beta = self.add_weight(channels, "zeros", name="beta")
 
-    def call(self, x):
-        x = ops.cast(x, self.variable_dtype)
+    def _act(self, x):
         axes = list(range(len(x.shape) - 1))
         gamma = self.gamma if self.scale else None
-        y = self.normalize(x, self.pool(x), gamma, self.beta, axes)
-        return ops.cast(y, self.compute_dtype)
+        return self.normalize(x, self.pool(x), gamma, self.beta, axes)
 
     def pool(self, x):
         """Returns what is normalised: x `[n, …, C]`, or its maxima."""
@@ -111,7 +123,7 @@ class BatchStatisticsNorm(layers.Layer):
 
 
 @register
-class NormalizedConv2D(layers.Layer):
+class NormalizedConv2D(_Summing):
     """A convolution and `BatchStatisticsNorm` in one, for few channels.
 
     A convolution is linear in its patches. If these have mean m and
@@ -145,7 +157,7 @@ class NormalizedConv2D(layers.Layer):
         scale=False,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -159,7 +171,6 @@ class NormalizedConv2D(layers.Layer):
         self.kernel = self.add_weight(
             shape=(*window, input_shape[-1], self.filters),
             initializer="glorot_uniform",
-            autocast=False,
             name="kernel",
         )
         self.bias = self._vector("zeros", "bias")
@@ -169,14 +180,12 @@ class NormalizedConv2D(layers.Layer):
 
     def _vector(self, start, name):
         shape = (self.filters,)
-        return self.add_weight(shape, start, name=name, autocast=False)
+        return self.add_weight(shape, start, name=name)
 
-    def call(self, x):
-        x = ops.cast(x, self.variable_dtype)
+    def _act(self, x):
         gamma = self.gamma if self.scale else None
         weights = self.kernel[None], self.bias, gamma, self.beta
-        y = shapes.merge(self.normalize(x[None], *weights))
-        return ops.cast(y, self.compute_dtype)
+        return shapes.merge(self.normalize(x[None], *weights))
 
     def normalize(self, x, kernel, bias, gamma, beta):
         """Returns y `[B, n, *outputs, F]` of a stack of tasks.
@@ -225,7 +234,7 @@ class NormalizedConv2D(layers.Layer):
 
 
 @register
-class ExampleNorm(layers.Layer):
+class ExampleNorm(_Summing):
     """Layer normalisation of each example, with γ and β for each channel.
 
         y = γ (x − m) / √(v + ε) + β
@@ -240,24 +249,18 @@ class ExampleNorm(layers.Layer):
     """
 
     def __init__(self, epsilon=1e-12, gradient="exact", **kwargs):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.epsilon = epsilon
         self.gradient = _known(gradient)
 
     def build(self, input_shape):
         channels = input_shape[-1:]
-        self.gamma = self.add_weight(
-            channels, "ones", name="gamma", autocast=False
-        )
-        self.beta = self.add_weight(
-            channels, "zeros", name="beta", autocast=False
-        )
+        self.gamma = self.add_weight(channels, "ones", name="gamma")
+        self.beta = self.add_weight(channels, "zeros", name="beta")
 
-    def call(self, x):
-        x = ops.cast(x, self.variable_dtype)
+    def _act(self, x):
         axes = list(range(1, len(x.shape)))
-        y = self.normalize(x, self.gamma, self.beta, axes)
-        return ops.cast(y, self.compute_dtype)
+        return self.normalize(x, self.gamma, self.beta, axes)
 
     def normalize(self, x, gamma, beta, axes):
         """Normalises over `axes`; γ and β must broadcast against `x`."""
