@@ -3,11 +3,12 @@
     python benchmarks/first_step.py flags/classification/*.flags
 
 It includes tracing and compilation, and leaves out the import of libraries
-and the data, which are made up here. Then come the time of another step, the
+and the data, which are made up here. Then come the time of a later step, the
 memory that training took beyond what was there before, and its estimate. Each
 flagfile has a process of its own; those of Reptile are told by their name,
 reptile_…, and have no estimate. `--more=--tasks_per_step=2` adds flags, and
-repeated it measures one after the other.
+repeated it measures one after the other: so one sees how time and memory grow
+with a setting. `--steps` is how many later steps the mean is of.
 """
 
 import os
@@ -17,11 +18,13 @@ import time
 
 import numpy as np
 import psutil
+import tensorflow as tf
 from absl import app, flags
 from workers import Worker
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("more", [""], "More flags of the program.")
+flags.DEFINE_integer("steps", 1, "Later steps.", lower_bound=1)
 
 FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 
@@ -32,22 +35,25 @@ def main(argv):
     for path in argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags"))):
         for more in FLAGS.more:
             with Worker(path, timer) as worker:
-                row = worker.ask((path, more))
+                row = worker.ask((path, more, FLAGS.steps))
             print(f"{row}  {path} {more}".rstrip(), flush=True)
 
 
 def timer():
-    """Returns a function from a flagfile and a flag to what is printed."""
+    """Returns a function to what is printed.
+
+    It is of a flagfile, a flag and the number of later steps.
+    """
     return _measure
 
 
 def _measure(arguments):
-    path, more = arguments
+    path, more, steps = arguments
     reptile = pathlib.Path(path).name.startswith("reptile_")
     arguments = [f"--flagfile={path}", *more.split()]
     learner, data = (_reptile if reptile else _maml)(arguments)
     before = psutil.Process().memory_info().rss
-    first, later = (_seconds(learner, data) for _ in range(2))
+    first, later = (_seconds(learner, data, count) for count in (1, steps))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     taken = max(peak - before, 0) / 1e6  # Pages may be given back meanwhile.
     row = f"{first:6.2f} s, {later:6.3f} s, {taken:5.0f} MB"
@@ -58,21 +64,25 @@ def _measure(arguments):
     return f"{row}, estimated {learner.memory_estimate(inputs) / 1e6:5.0f} MB"
 
 
-def _seconds(learner, data):
+def _seconds(learner, data, steps):
+    """Returns the seconds of a step, as the mean of so many."""
+    repeated = tf.data.Dataset.from_tensors(data).repeat(steps)
     start = time.perf_counter()
-    learner.train_on_batch(*data)
-    return time.perf_counter() - start
+    learner.fit(repeated, shuffle=False, verbose=0)
+    return (time.perf_counter() - start) / steps
 
 
 def _maml(arguments):
     from maml_tf import main as program
-    from maml_tf import share_cores, train
+    from maml_tf import distribution, share_cores, train
 
     FLAGS(["maml-tf", *arguments])
     config = program.config_from_flags(FLAGS)
     share_cores(config.meta_batch_size)
     phase = "meta" if config.phases[1] else "pretrain"
-    learner = train.build_learner(config, train.build_network(config), phase)
+    with distribution.strategy(config).scope():
+        network = train.build_network(config)
+        learner = train.build_learner(config, network, phase)
     learner.block = 1 if config.is_classification else train.WINDOW
     axes = [learner.block] * (learner.block > 1) + [config.meta_batch_size]
     support, query = (

@@ -251,6 +251,17 @@ class MAML(Learner):
         tf.while_loop(lambda i: i < updates, body, [0])
         return self.get_metrics_result()
 
+    def _symbolic_build(self, *args, **kwargs):
+        """Lets Keras, with a strategy, trace as many steps as training has.
+
+        What it builds depends on the shape of predictions alone.
+        """
+        steps, self.test_inner_steps = self.test_inner_steps, self.inner_steps
+        try:
+            super()._symbolic_build(*args, **kwargs)
+        finally:
+            self.test_inner_steps = steps
+
     def _update(self, data):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

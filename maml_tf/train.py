@@ -381,8 +381,9 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
       cache.DataError: see `training_tasks`.
     """
     learner = build_learner(config, build_network(config))
-    checkpoint = _restore(config, learner)
-    curve = score(config, learner)
+    score = _scorer(config, learner)
+    checkpoint = _restore(config, learner, score)
+    curve = _scored(config, score)
     os.makedirs(config.folder, exist_ok=True)
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve)
@@ -463,29 +464,29 @@ def load_learner(config: Config) -> MAML:
       checkpoints.CheckpointError: see `evaluate`.
     """
     learner = build_learner(config, build_network(config))
-    _restore(config, learner)
+    _restore(config, learner, _scorer(config, learner))
     return learner
 
 
-def _restore(config, learner):
+def _restore(config, learner, score):
     """Restores the chosen checkpoint and returns it, if it is one of ours."""
     if config.import_checkpoint:
         legacy.restore(config.import_checkpoint, learner)
         return None
     if config.select == "validation":
-        return _restore_best(config, learner)
+        return _restore_best(config, learner, score)
     checkpoint = checkpoints.find(config.folder, config.test_iter)
     checkpoints.restore(checkpoint, learner, phase=None)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
 
 
-def _restore_best(config, learner):
+def _restore_best(config, learner, score):
     """Restores the checkpoint that does best on validation classes."""
     config = dataclasses.replace(
         config, test_set=False, test_tasks=EVALUATION_TASKS
     )
-    scores, score = {}, _scorer(config, learner)
+    scores = {}
     checkpoints.find(config.folder)  # Raises where there is none to score.
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)

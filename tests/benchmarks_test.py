@@ -219,6 +219,6 @@ def test_a_first_step_is_that_of_the_flagfile(name):
 
     with flagsaver.flagsaver():
         path = first_step.FLAGS_FOLDER / f"{name}.flags"
-        row = first_step.timer()((str(path), ""))
+        row = first_step.timer()((str(path), "", 1))
     estimate = "" if "reptile" in name else r", estimated +\d+ MB"
     assert re.fullmatch(rf" *[\d.]+ s, +[\d.]+ s, +\d+ MB{estimate}", row)
