@@ -73,8 +73,8 @@ def _seconds(learner, data, steps):
 
 
 def _maml(arguments):
-    from maml_tf import main as program
     from maml_tf import distribution, share_cores, train
+    from maml_tf import main as program
 
     FLAGS(["maml-tf", *arguments])
     config = program.config_from_flags(FLAGS)

@@ -25,7 +25,7 @@ def main():
     config = main_rl.config_from_flags(main_rl.parse([]))
     learner = train.build_learner(config)
     sampler = train.training_tasks(config, learner.environment, learner.rounds)
-    tasks, seeds = sampler(tf.constant(0, tf.int64))
+    element = tasks, (seeds, *_) = sampler(tf.constant(0, tf.int64))
     shared = learner.shared(learner.theta())
     noise = tf.random.stateless_normal(
         [*tasks.shape[:2], config.horizon, 2], seeds[0]
@@ -47,7 +47,7 @@ def main():
     report("trust-region step", step, *batches)
     learner.make_train_function()
     iteration = learner.train_function
-    report("meta-iteration", iteration, _endless((tasks, seeds)))
+    report("meta-iteration", iteration, _endless(element))
 
 
 def report(name, function, *arguments):

@@ -7,7 +7,7 @@ otherwise.
 import dataclasses
 import os
 
-from maml_tf.settings import Settings
+from maml_tf.settings import DTYPE_POLICIES, Settings
 
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
 NORMS = ("batch_norm", "layer_norm", "None")
@@ -234,6 +234,7 @@ class Config(Settings):
         if self.select == "validation":
             self._check_selection()
         self.check_devices()
+        self.check_choice("dtype_policy", DTYPE_POLICIES)
         self._check_protocol()
         self.check_image_format()
         if self.train and sum(self.phases) == 0:

@@ -9,6 +9,7 @@ from maml_tf import selection
 from maml_tf.config import Config
 from maml_tf.engines import Choice
 from maml_tf.reptile_config import ReptileConfig
+from maml_tf.settings import Settings
 
 ADAPTED = {
     "fast_weights": "kernels and biases",
@@ -63,6 +64,7 @@ def explain(
             "Meta-gradient: " + _order(config),
             _clipping(config),
             *devices(config),
+            *precision(config),
             f"Memory: about {memory / 1e6:,.0f} MB for tasks that run at once "
             "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
@@ -119,13 +121,17 @@ def _order(config):
     return "second order, exact."
 
 
-def devices(config: Config | ReptileConfig) -> Iterator[str]:
-    """Yields a sentence on who trains, and one on what layers compute in."""
+def devices(config: Settings) -> Iterator[str]:
+    """Yields a sentence on who trains, if there are several."""
     if config.strategy != "none":
         yield (
             f"Devices: {config.strategy}; each has whole tasks, equally many, "
             "and all make the same update."
         )
+
+
+def precision(config: Config | ReptileConfig) -> Iterator[str]:
+    """Yields a sentence on what layers compute in, if it is not float32."""
     if config.dtype_policy != "float32":
         yield (
             f"Layers compute in {config.dtype_policy}; weights, statistics of "

@@ -180,7 +180,7 @@ flags.DEFINE_string(
     None,
     "write the checkpoint to this prefix as cbfinn/maml does, and do no more",
 )
-for _define, _name, _meaning in main_flags.DEVICES:
+for _define, _name, _meaning in main_flags.DEVICES + main_flags.PRECISION:
     _define(_name, Config.__dataclass_fields__[_name].default, _meaning)
 flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
 flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")

@@ -40,6 +40,10 @@ DEVICES = (
         "worker_timeout",
         "seconds to wait for all hosts of multi_worker",
     ),
+)
+"""Flags of who trains."""
+
+PRECISION = (
     (
         flags.DEFINE_string,
         "dtype_policy",
@@ -47,7 +51,7 @@ DEVICES = (
         "which keeps weights, statistics and losses in float32",
     ),
 )
-"""Flags of who trains, and in what numbers."""
+"""The flag of what numbers are computed in."""
 
 RUN = (
     (

@@ -86,6 +86,7 @@ FLAGS = {
         (_INT, "seed", "of the split, the initial weights and all draws"),
         (_STRING, "engine", "stacked or looped tasks, or auto"),
         *main_flags.DEVICES,
+        *main_flags.PRECISION,
         *main_flags.RUN,
         (
             _BOOL,

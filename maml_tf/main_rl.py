@@ -81,6 +81,7 @@ FLAGS = {
         (_STRING, "logdir", "the run's folder"),
         *main_flags.FOLDER,
         (_INT, "seed", "of the initial weights and of all draws"),
+        *main_flags.DEVICES,
         *main_flags.RUN,
     ],
 }
@@ -131,10 +132,13 @@ def _run(arguments):
 
 def _train_and_evaluate(config):
     """Returns the curve of one algorithm, and prints it."""
+    from maml_tf import distribution
     from maml_tf.rl import published, train
 
     if config.trains:
         train.train(config)
+    if not distribution.is_chief(config):
+        return None
     found = train.evaluate(config)
     paper = dict(enumerate(published.RETURNS[config.env][config.algo]))
     goals = len(found.curve.values)

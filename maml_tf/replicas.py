@@ -4,6 +4,8 @@
 model that is made in a strategy's scope trains so.
 """
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -23,7 +25,8 @@ class Replicated(keras.Model):
 
         @tf.function(autograph=False)
         def step(data):
-            self.distribute_strategy.run(step_function, (data,))
+            with self.distribute_strategy.scope():
+                self.on_replicas(step_function, data)
             return self.get_metrics_result()
 
         def steps(iterator):
@@ -32,6 +35,10 @@ class Replicated(keras.Model):
             return results
 
         return steps
+
+    def on_replicas(self, step, data):
+        """Makes a step on each replica's part of the data."""
+        each(step, data)
 
     def apply_gradients(self, gradients):
         """Lets the optimizer act on the sum of all replicas' gradients.
@@ -64,6 +71,28 @@ def _clips(optimizer):
 def count() -> int:
     """Returns how many replicas there are, R."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def each(function: Callable, *arguments):
+    """Returns what a function returns on each replica, of its own arguments.
+
+    An argument is either for all, or what `each` has returned. On a replica,
+    and without a strategy, it is only called.
+    """
+    if tf.distribute.in_cross_replica_context():
+        return tf.distribute.get_strategy().run(function, arguments)
+    return function(*arguments)
+
+
+def total(function: Callable, *arguments):
+    """Returns the sum of what `each` returns, of each tensor of a structure."""
+    found = each(function, *arguments)
+    if tf.distribute.in_cross_replica_context():
+        reduce = tf.distribute.get_strategy().reduce
+        return tf.nest.map_structure(
+            lambda parts: reduce("SUM", parts, axis=None), found
+        )
+    return found
 
 
 def own(values: tf.Tensor) -> tf.Tensor:

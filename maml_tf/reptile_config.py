@@ -9,7 +9,7 @@ from maml_tf.config import (
     ON_SAVE_ERROR,
     SMALLEST_IMAGE,
 )
-from maml_tf.settings import Settings
+from maml_tf.settings import DTYPE_POLICIES, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,7 @@ class ReptileConfig(Settings):
 
     def _check_combinations(self):
         self.check_devices()
+        self.check_choice("dtype_policy", DTYPE_POLICIES)
         if self.strategy != "none" and not (
             self.sgd or self.reset_inner_optimizer
         ):

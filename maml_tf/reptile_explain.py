@@ -2,7 +2,7 @@
 
 import keras
 
-from maml_tf.explain import devices
+from maml_tf.explain import devices, precision
 from maml_tf.reptile_config import ReptileConfig
 
 
@@ -41,6 +41,7 @@ def explain(config: ReptileConfig, network: keras.Model) -> str:
             _update(config),
             *_batch_norm(config),
             *devices(config),
+            *precision(config),
             f"Evaluation: {config.eval_tasks} tasks, {config.eval_steps} steps "
             f"on mini-batches of {config.eval_batch}; queries {queries}; "
             "intervals are ±1.96 · std / √tasks.",

@@ -102,7 +102,6 @@ class Settings:
     def check_devices(self) -> None:
         """Refuses devices that do not fit the strategy, and what they lack."""
         self.check_choice("strategy", STRATEGIES)
-        self.check_choice("dtype_policy", DTYPE_POLICIES)
         self.check_positive("worker_timeout")
         if self.logical_devices != -1:
             self.check_at_least("logical_devices", 1)

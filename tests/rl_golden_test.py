@@ -44,12 +44,13 @@ def values(network):
 def collect(network, goals, noise):
     theta = [Tied(value) for value in values(network)]
     apply_fn = function(network)
+    tasks = tf.broadcast_to(goals[:, None], [*noise.shape[:2], 2])
     return rollouts.collect(
         Navigation(),
         lambda o: apply_fn(theta, o),
-        tf.broadcast_to(goals[:, None], [*noise.shape[:2], 2]),
+        tasks,
         tf.constant(noise),
-        SEED,
+        tf.zeros_like(tasks),
     )
 
 
@@ -265,7 +266,7 @@ def test_trust_region_step(meta):
     theta = tf.constant(want["theta"])
     predict, last = learner.predict_fn(batches), batches[-1]
     problem = trpo.linearize(theta, predict, last)
-    damped = problem.damped
+    damped = trpo.damped(problem.curvature)
     direction = trpo.conjugate_gradient(damped, problem.gradient)
     np.testing.assert_allclose(direction, want["cg_x"], 1e-8, 1e-9)
     size = trpo.step_size(direction, damped(direction), float(want["delta"]))

@@ -228,6 +228,6 @@ def test_pretraining_moves_by_the_mean_inner_gradient():
     batch = made.batch(made.collect(made.shared(theta), goals, SEED))
     made.inner_lr = 1.0
     phi = made.adapted(theta, [batch])
-    made.update(goals, SEED[None])
+    made.update(goals, SEED[None, None])
     mean = np.concatenate([np.mean(p, 0).ravel() for p in phi])
     np.testing.assert_allclose(made.theta(), mean, 1e-4, 1e-5)

@@ -154,6 +154,9 @@ class RLConfig(Settings):
     plot: bool = False
     deterministic: bool = False
     on_save_error: str = "stop"
+    strategy: str = "none"
+    logical_devices: int = -1
+    worker_timeout: float = 600.0
 
     def __post_init__(self):
         self.check_choice("algo", (*ALGORITHMS, ALL))
@@ -166,6 +169,13 @@ class RLConfig(Settings):
         self.check_choice("on_save_error", ON_SAVE_ERROR)
         self._check_numbers()
         self._check_goal()
+        self.check_devices()
+        if self.strategy != "none" and not self._has_tasks():
+            self.refuse(
+                "strategy",
+                "none unless a meta-batch has tasks: --algo=maml_trpo, or "
+                "pretrain with --pretrain_with=adam",
+            )
 
     @property
     def test_rates(self) -> list[float]:
@@ -196,6 +206,11 @@ class RLConfig(Settings):
         if self.goal is None:
             return None
         return [float(number) for number in self.goal.split(",")]
+
+    def _has_tasks(self):
+        """Whether trajectories are those of tasks, which can be apart."""
+        adam = self.algo == "pretrain" and self.pretrain_with == "adam"
+        return adam or self.algo == "maml_trpo"
 
     def _check_numbers(self):
         for name in (

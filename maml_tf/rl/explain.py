@@ -2,6 +2,7 @@
 
 import keras
 
+from maml_tf.explain import devices
 from maml_tf.rl.config import GOALS, RLConfig
 
 
@@ -34,6 +35,7 @@ def explain(config: RLConfig, network: keras.Model) -> str:
             f"Advantages: γ = {config.discount:g}, λ = {config.gae_lambda:g}, "
             "linear baseline fitted on the same trajectories, standardised by "
             "task.",
+            *devices(config),
             _evaluation(config),
         ]
     )

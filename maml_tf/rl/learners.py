@@ -1,14 +1,15 @@
 """Learners of policies: Keras models whose training step is an iteration.
 
 A training element is `(tasks, seeds)`: the task of each trajectory
-`[T, K, task_size]`, and a seed `[2]` for each round of trajectories, all of
-which the iteration draws from.
+`[T, K, task_size]`, and `[T, J, 2]`, a seed for each of J rounds of
+trajectories, all of which the iteration draws from. Tasks share the seeds: so
+each replica has them, see `replicas`.
 """
 
 import keras
 import tensorflow as tf
 
-from maml_tf import descent, stacked
+from maml_tf import descent, replicas, stacked
 from maml_tf.checks import at_least, finite
 from maml_tf.rl import advantages, objectives, rollouts, trpo
 from maml_tf.tied import Tied, tie
@@ -16,7 +17,7 @@ from maml_tf.tied import Tied, tie
 METRICS = ("loss", "return", "return_after", "steps", "kl", "backtracks")
 
 
-class PolicyLearner(keras.Model):
+class PolicyLearner(replicas.Replicated):
     """What all learners share: rounds of trajectories, and a policy's steps.
 
     Args:
@@ -60,12 +61,21 @@ class PolicyLearner(keras.Model):
         self.trackers = {k: keras.metrics.Mean(name=k) for k in METRICS}
         self.built = True
 
+    def on_replicas(self, step, data):
+        """Makes a step that itself tells what each replica has to do.
+
+        A trust-region step is many sums over replicas, one after the other.
+        """
+        step(data)
+
     def train_step(self, data):
         """Makes an iteration and returns what was met in it."""
-        found = self.update(*data[:2])
+        replicas.each(self._track, self.update(*data[:2]))
+        return self.get_metrics_result()
+
+    def _track(self, found):
         for name, value in found.items():
             self.trackers[name].update_state(value)
-        return self.get_metrics_result()
 
     def get_metrics_result(self):
         """Returns the means of an iteration's facts that this learner has."""
@@ -76,8 +86,18 @@ class PolicyLearner(keras.Model):
         }
 
     def update(self, tasks, seeds):
-        """Changes the policy, and returns facts by name; to be overridden."""
+        """Changes the policy, and returns facts by name; to be overridden.
+
+        It and `diagnose` are called for all replicas, see `replicas.each`.
+        What else there is to override is called on each.
+        """
         raise NotImplementedError
+
+    def move(self, gradient: tf.Tensor) -> None:
+        """Lets the compiled optimizer act on the sum of replicas' `[P]`."""
+        self.optimizer.apply(
+            descent.unravel(gradient, self.shapes), self.trainable_variables
+        )
 
     def theta(self) -> tf.Tensor:
         """Returns all parameters in one vector `[P]`."""
@@ -96,20 +116,24 @@ class PolicyLearner(keras.Model):
     def collect(self, phi, tasks, seed) -> advantages.Trajectories:
         """Returns the trajectories of policies, by noise of a seed."""
         seeds = tf.random.split(seed)
-        shape = *tasks.shape[:2], self.horizon, self.environment.action_size
+        count = tasks.shape[0] * replicas.count()
+        shape = count, tasks.shape[1], self.horizon
         noise = tf.random.stateless_normal(
-            shape, seeds[0], dtype=self.compute_dtype
+            [*shape, self.environment.action_size],
+            seeds[0],
+            dtype=self.compute_dtype,
         )
-        return self.act(phi, tasks, noise, seeds[1])
+        return self.act(phi, tasks, replicas.own(noise), seeds[1])
 
     def act(self, phi, tasks, noise, seed) -> advantages.Trajectories:
         """Returns the trajectories of policies, by noise `[T, K, H, d]`."""
+        everywhere = tf.tile(tasks, [replicas.count(), 1, 1])
         return rollouts.collect(
             self.environment,
             lambda observations: self.apply_fn(phi, observations),
             tasks,
             noise,
-            seed,
+            replicas.own(self.environment.reset(everywhere, seed)),
         )
 
     def batch(self, trajectories) -> advantages.Batch:
@@ -132,7 +156,8 @@ class PolicyLearner(keras.Model):
 
     def diagnose(self, x, y):
         """Yields what a training step computes, in order, with names."""
-        trajectories = self.collect(self.shared(self.theta()), x, y[0])
+        theta, seeds = self.shared(self.theta()), tf.unstack(y[0])
+        trajectories = self.collect(theta, x, seeds[0])
         yield "observations", trajectories.observations
         yield "returns", advantages.undiscounted(trajectories)
         yield "advantages", self.batch(trajectories).advantages
@@ -152,17 +177,17 @@ class Pretraining(PolicyLearner):
 
     def update(self, tasks, seeds):
         """Makes a step of the compiled optimizer."""
+        return replicas.each(self._update, tasks, seeds)
+
+    def _update(self, tasks, seeds):
         theta = self.theta()
-        trajectories = self.collect(self.shared(theta), tasks, seeds[0])
+        trajectories = self.collect(self.shared(theta), tasks, seeds[0, 0])
         batch = self.batch(trajectories)
         with tf.GradientTape() as tape:
             tape.watch(theta)
             predictions = self.apply_fn(self.shared(theta), batch.observations)
             loss = tf.reduce_mean(objectives.policy_loss(batch, predictions))
-        gradient = tape.gradient(loss, theta)
-        self.optimizer.apply(
-            descent.unravel(gradient, self.shapes), self.trainable_variables
-        )
+        self.move(tape.gradient(loss, theta) / replicas.count())
         return {"loss": loss, **_summary(trajectories)}
 
 
@@ -196,17 +221,11 @@ class TRPO(PolicyLearner):
 
     def update(self, tasks, seeds):
         """Makes a step on the last round of trajectories."""
-        theta, batches, found = self.theta(), [], {}
-        for j, seed in enumerate(tf.unstack(seeds)):
-            phi = self.adapted(theta, batches)
-            trajectories = self.collect(phi, tasks, seed)
-            batches.append(self.batch(trajectories))
-            found.update(_summary(trajectories, "_after" * (j > 0)))
+        theta = self.theta()
+        batches, found = replicas.each(self.met, theta, tasks, seeds)
         step = self.step(theta, batches)
-        self.optimizer.apply(
-            descent.unravel(theta - step.theta, self.shapes),
-            self.trainable_variables,
-        )
+        change = (theta - step.theta) / replicas.count()
+        replicas.each(self.move, change)
         return {
             "loss": step.after,
             **found,
@@ -214,12 +233,19 @@ class TRPO(PolicyLearner):
             "backtracks": tf.cast(step.backtracks, theta.dtype),
         }
 
+    def met(self, theta, tasks, seeds):
+        """Returns what the policies of each round learn from, and facts."""
+        batches, found = [], {}
+        for j, seed in enumerate(tf.unstack(seeds[0])):
+            phi = self.adapted(theta, batches)
+            trajectories = self.collect(phi, tasks, seed)
+            batches.append(self.batch(trajectories))
+            found.update(_summary(trajectories, "_after" * (j > 0)))
+        return batches, found
+
     def step(self, theta, batches) -> trpo.Step:
         """Returns the step on the last batch, through steps on the others."""
-        *before, last = batches
-        return trpo.step(
-            theta, self.predict_fn(batches), last, self.trust_region
-        )
+        return trpo.step(theta, self.predict_fn, batches, self.trust_region)
 
     def predict_fn(self, batches) -> trpo.Predict:
         """Returns what maps θ to the policies that the last batch is of."""

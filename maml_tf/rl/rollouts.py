@@ -16,7 +16,7 @@ def collect(
     policy: Policy,
     tasks: tf.Tensor,
     noise: tf.Tensor,
-    seed: tf.Tensor,
+    states: tf.Tensor,
 ) -> Trajectories:
     """Lets policies act, with actions μ + σ ε.
 
@@ -27,7 +27,7 @@ def collect(
       policy: of each task.
       tasks: the task of each trajectory, `[T, K, task_size]`.
       noise: ε, standard normal, `[T, K, H, d]`.
-      seed: `[2]`, of the initial states.
+      states: the initial ones, `[T, K, …]`.
     """
     horizon = noise.shape[-2]
     noise = tf.transpose(noise, [2, 0, 1, 3])
@@ -57,7 +57,7 @@ def collect(
         body,
         (
             0,
-            environment.reset(tasks, seed),
+            states,
             tf.ones(tasks.shape[:2], dtype),
             records,
         ),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
+    distribution,
     plots,
     provenance,
     records,
@@ -113,7 +114,7 @@ def training_tasks(config: RLConfig, environment, rounds: int):
         else:
             drawn = environment.sample_tasks(first, [batch, 1])
             drawn = tf.repeat(drawn, trajectories, 1)
-        return drawn, tf.stack(others)
+        return drawn, tf.repeat([others], len(drawn), 0)
 
     return sampler
 
@@ -134,16 +135,27 @@ def train(config: RLConfig) -> None:
       callbacks.NonFiniteError: if a return or the loss is not finite.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
-    learner = build_learner(config)
-    run, start = RunFolder(config), 0
+    strategy = distribution.strategy(config)
+    with strategy.scope():
+        learner = build_learner(config)
+    run = RunFolder(config, distribution.is_chief(config))
     with run.entered():
-        if done := run.latest():
-            checkpoints.restore(done, learner, PHASE)
-            start = done.iteration
-        run.describe(explanations.explain(config, learner.network))
-        print(explanations.header(config, learner.network), flush=True)
-        if start < config.meta_iterations:
-            _fit(run, learner, start)
+        # From here on all see what the chief has made of the folder.
+        distribution.require_same(strategy, 0)
+        _train(run, learner)
+    distribution.leave(config)
+
+
+def _train(run, learner):
+    config, start = run.config, 0
+    if done := run.latest():
+        checkpoints.restore(done, learner, PHASE)
+        start = done.iteration
+    distribution.require_same(learner.distribute_strategy, start)
+    run.describe(explanations.explain(config, learner.network))
+    print(explanations.header(config, learner.network), flush=True)
+    if start < config.meta_iterations:
+        _fit(run, learner, start)
 
 
 def _fit(run, learner, start):

@@ -7,11 +7,12 @@ Source: Schulman et al. 2015, appendix C (arXiv 1502.05477); rllab's
 `ConjugateGradientOptimizer`, but with exact curvature products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from maml_tf import replicas
 from maml_tf.rl.advantages import Batch
 from maml_tf.rl.objectives import mean_kl, surrogate
 from maml_tf.rl.policies import fisher, gaussian
@@ -45,7 +46,10 @@ class Step(NamedTuple):
 
 
 def step(
-    theta: tf.Tensor, predict: Predict, batch: Batch, trust_region: float
+    theta: tf.Tensor,
+    predict_fn: Callable[[Sequence[Batch]], Predict],
+    batches: Sequence[Batch],
+    trust_region: float,
 ) -> Step:
     """Returns the natural-gradient step on a batch, found by line search.
 
@@ -56,23 +60,19 @@ def step(
 
     Args:
       theta: `[P]`.
-      predict: what maps it to predictions.
-      batch: what the policies of θ collected.
+      predict_fn: maps batches to what maps parameters to predictions.
+      batches: those, of which the policies of θ collected the last.
       trust_region: δ.
     """
-    problem = linearize(theta, predict, batch)
-    direction = conjugate_gradient(problem.damped, problem.gradient)
-    scale = step_size(direction, problem.damped(direction), trust_region)
-
-    def score(candidate):
-        new = predict(candidate)
-        return (
-            surrogate(batch, new, problem.old),
-            mean_kl(batch, new, problem.old),
-        )
-
+    problems = replicas.each(
+        lambda own: linearize(theta, predict_fn(own), own[-1]), batches
+    )
+    problem = over_replicas(problems, batches[-1])
+    product = damped(problem.curvature)
+    direction = conjugate_gradient(product, problem.gradient)
+    scale = step_size(direction, product(direction), trust_region)
     return line_search(
-        theta, scale * direction, score, problem.loss, trust_region
+        theta, scale * direction, problem.score, problem.loss, trust_region
     )
 
 
@@ -80,20 +80,16 @@ class Problem(NamedTuple):
     """The surrogate and the KL around some parameters.
 
     Attributes:
-      old: the predictions there, `[T, N, 2 d]`.
       loss: the surrogate there.
       gradient: its gradient ∇S, `[P]`.
       curvature: maps v to Hv, with H the Hessian of the mean KL.
+      score: maps other parameters to their surrogate and KL.
     """
 
-    old: tf.Tensor
     loss: tf.Tensor
     gradient: tf.Tensor
     curvature: Callable[[tf.Tensor], tf.Tensor]
-
-    def damped(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns (H + 1e-5 I) v."""
-        return self.curvature(v) + DAMPING * v
+    score: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def linearize(theta: tf.Tensor, predict: Predict, batch: Batch) -> Problem:
@@ -122,7 +118,44 @@ def linearize(theta: tf.Tensor, predict: Predict, batch: Batch) -> Problem:
             predictions, theta, output_gradients=information * forward
         )
 
-    return Problem(old, loss, inner.gradient(loss, theta), curvature)
+    def score(candidate):
+        new = predict(candidate)
+        return surrogate(batch, new, old), mean_kl(batch, new, old)
+
+    return Problem(loss, inner.gradient(loss, theta), curvature, score)
+
+
+def over_replicas(problems: Problem, batches: Batch) -> Problem:
+    """Returns the problem of all replicas' tasks, of what each has.
+
+    The surrogate is a mean over tasks, of which all have equally many, the KL
+    one over steps.
+    """
+    steps = replicas.each(lambda own: tf.reduce_sum(own.mask), batches)
+    everywhere = replicas.total(lambda own: own, steps)
+    count = replicas.count()
+
+    def curvature(v):
+        return replicas.total(
+            lambda own, n: n / everywhere * own.curvature(v), problems, steps
+        )
+
+    def score(candidate):
+        def share(own, n):
+            loss, kl = own.score(candidate)
+            return loss / count, n / everywhere * kl
+
+        return replicas.total(share, problems, steps)
+
+    loss, gradient = replicas.total(
+        lambda own: (own.loss / count, own.gradient / count), problems
+    )
+    return Problem(loss, gradient, curvature, score)
+
+
+def damped(product: Callable[[tf.Tensor], tf.Tensor]):
+    """Returns what maps v to (H + 1e-5 I) v, of what maps it to Hv."""
+    return lambda v: product(v) + DAMPING * v
 
 
 def conjugate_gradient(
