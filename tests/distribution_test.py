@@ -1,5 +1,6 @@
 """Commands on several devices and hosts: the same curve, one writer, faults."""
 
+import csv
 import json
 import os
 import pathlib
@@ -24,9 +25,10 @@ SHORT = (
 )
 
 
-def start(folder, *arguments, before=(), **variables):
-    """Starts `maml-tf` in a process of its own."""
-    command = [*before, sys.executable, "-m", "maml_tf.main", *arguments]
+def start(folder, *arguments, before=(), program="main", **variables):
+    """Starts `maml-tf`, or another program, in a process of its own."""
+    module = f"maml_tf.{program}"
+    command = [*before, sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         [*command, f"--logdir={folder}"],
         env={**os.environ, **variables},
@@ -161,6 +163,21 @@ def test_reptile_needs_tasks_without_memory(capsys, monkeypatch, tmp_path):
     line = "--strategy=mirrored --logical-devices=2"
     expected = "tasks share no moments: --reset-inner-optimizer or --sgd"
     check_refused("reptile-tf", line, [expected], capsys, tmp_path)
+
+
+@pytest.mark.slow
+def test_policies_of_two_hosts(tmp_path):
+    short = "--n_itr=2", "--meta_batch_size=4", "--strategy=multi_worker"
+    workers = [
+        start(tmp_path, *short, program="main_rl", TF_CONFIG=told)
+        for told in cluster(2)
+    ]
+    assert not any([finish(worker) for worker in workers])
+    with open(tmp_path / "training.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["kl"]) > 0 and first["return"] != second["return"]
+    with open(tmp_path / "evaluation.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
 
 
 @pytest.mark.slow

@@ -219,6 +219,9 @@ REFUSED = """
 --mode=new | --mode: expected one of paper, gym
 --activation=gelu | --activation: expected one of relu, tanh
 --pretrain_with=sgd | --pretrain_with: expected one of adam, trpo
+--strategy=tpu | --strategy: expected one of none, mirrored, multi_worker
+--algo=oracle --strategy=multi_worker | expected none unless a meta-batch has
+--strategy=multi_worker | variable TF_CONFIG as
 --test_learning_rate=-2 | --test_learning_rate: expected a number of at least 0
 --test_goals=0 | --test_goals: expected an integer of at least 1
 --train=False | expected a checkpoint, model*.npz, found none

@@ -19,13 +19,43 @@ SLURM = {
 }
 
 
+def slurm_task(number, node, place=0):
+    """Returns the environment variables of a task of `srun`."""
+    return {
+        **SLURM,
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(place),
+        "SLURMD_NODENAME": node,
+    }
+
+
 @pytest.mark.parametrize(
     "environment, hosts, index",
     [
         (
-            {**SLURM, "SLURM_PROCID": "2"},
+            slurm_task(2, "node7"),
             ["node01:2222", "node02:2222", "node7:2222"],
             2,
+        ),
+        (  # Slurm counts n9 first, the resolver n10.
+            {
+                **slurm_task(0, "n9"),
+                "SLURM_STEP_NODELIST": "n[9-10]",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            },
+            ["n10:2222", "n9:2222"],
+            1,
+        ),
+        (
+            {
+                **slurm_task(1, "n1", place=1),
+                "SLURM_STEP_NODELIST": "n1",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "2",
+            },
+            ["n1:2222", "n1:2223"],
+            1,
         ),
         (
             {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2"},
@@ -70,13 +100,16 @@ def run(*command, **variables):
 
 def test_slurm_gives_each_task_its_place(tmp_path):
     srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nshift\nSLURM_PROCID=1 exec "$@"\n')
+    srun.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     srun.chmod(0o755)
     python = pathlib.Path(sys.executable).parent
     path = f"{tmp_path}:{python}:{os.environ['PATH']}"
     command = TOOLS / "slurm.sh", "printenv", "TF_CONFIG"
-    done = run(*command, **SLURM, PATH=path)
+    done = run(*command, **slurm_task(1, "node02"), PATH=path)
     assert json.loads(done.stdout)["task"] == {"type": "worker", "index": 1}
+    stranger = slurm_task(1, "elsewhere")
+    done = run(*command, **stranger, PATH=path)
+    assert done.returncode != 0 and not done.stdout  # It did not start.
 
 
 def test_a_supervisor_tries_again_and_gives_up(tmp_path):

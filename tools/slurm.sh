@@ -10,6 +10,6 @@
 set -euo pipefail
 
 # shellcheck disable=SC2016 # The environment of each task, not of the batch.
-srun --kill-on-bad-exit=0 bash -c '
+srun --kill-on-bad-exit=0 bash -euc '
   export TF_CONFIG; TF_CONFIG=$(python tools/tf_config.py)
   exec tools/supervise.sh "$@"' - "$@"

@@ -9,7 +9,8 @@ It is made of what a launcher says in its own environment variables:
     Kubernetes  WORKERS (their number), HOSTS (such as job-{}.service) and
                 JOB_COMPLETION_INDEX, in an Indexed Job
 
-Vertex AI sets TF_CONFIG itself. PORT is the port, by default 2222.
+Vertex AI sets TF_CONFIG itself. PORT is the port, by default 2222; where Slurm
+starts several tasks on a node, that of the first of them.
 """
 
 import json
@@ -42,14 +43,18 @@ def slurm(environment):
     """Returns the workers, and which this one is: a task of `srun` each."""
     import tensorflow as tf
 
+    first = int(port(environment))
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-        port_base=int(port(environment)),
-        gpus_per_node=1,  # It would ask the driver, and assign them itself.
+        port_base=first,
+        # It would ask the driver, and assign them itself: one for each task.
+        gpus_per_node=int(environment["SLURM_STEP_NUM_TASKS"]),
         gpus_per_task=1,
         auto_set_gpu=False,
     )
     hosts = resolver.cluster_spec().as_dict()["worker"]
-    return hosts, int(environment["SLURM_PROCID"])
+    # Its order is by name, n10 before n9; that of SLURM_PROCID is not.
+    own = first + int(environment["SLURM_LOCALID"])
+    return hosts, hosts.index(f"{environment['SLURMD_NODENAME']}:{own}")
 
 
 def sagemaker(environment):
