@@ -46,6 +46,7 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
             "The targets: expected the shape of the predictions, "
             f"{list(prediction.shape)}, found {list(y.shape)}."
         )
+    y, prediction = _comparable(y, prediction)
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
 
@@ -77,9 +78,9 @@ class CrossEntropy(Value):
     def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if tf.executing_eagerly():
             _require_labels(y, logits.shape[-1])
-        y = tf.cast(y, tf.int32)
+        y, logits = _comparable(y, logits)
         example_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            y, logits
+            tf.cast(y, tf.int32), logits
         )
         return tf.reduce_sum(example_losses, axis=-1) / self.shots
 

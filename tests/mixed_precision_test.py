@@ -128,6 +128,17 @@ def test_accuracy_is_a_share_in_float32():
     np.testing.assert_allclose(share, 0.6, 1e-6)
 
 
+def test_losses_of_tasks_are_in_float32():
+    outputs = tf.constant([[1.0, 2.0, 4.0], [0.5, 0.25, 8.0]])
+    for loss, y in (
+        (losses.CrossEntropy(1), tf.constant([0, 1])),
+        (losses.mean_squared_error, outputs / 3),
+    ):
+        found = loss(y, tf.cast(outputs, tf.bfloat16))
+        assert found.dtype == tf.float32
+        np.testing.assert_allclose(found, loss(y, outputs), 1e-6)
+
+
 def test_the_policy_ends_with_its_context():
     before = keras.config.dtype_policy().name
     with models.dtype_policy(POLICY):
