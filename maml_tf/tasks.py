@@ -28,7 +28,18 @@ from maml_tf.samplers import (
 def meta_batches(sampler: Sampler, start: int = 0) -> tf.data.Dataset:
     """Returns the meta-batches start, start + 1, … of a sampler."""
     endless = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
-    return endless.map(sampler).prefetch(tf.data.AUTOTUNE)
+    return untuned(endless.map(sampler).prefetch(tf.data.AUTOTUNE))
+
+
+def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a data set that tf.data does not tune while it is read.
+
+    There is little to tune, and an iterator that ends can wait for the tuner's
+    next turn: as long as it has been in use, up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
 
 
 def from_arrays(

@@ -152,7 +152,8 @@ def test_tasks(config: Config) -> tf.data.Dataset:
         return batches.take(math.ceil(config.test_tasks / TEST_META_BATCH))
     drawn = sinusoids.sinusoid_test_tasks(config.test_tasks, config.shots)
     whole = sinusoids.split_regression(drawn, config.shots, config.is_oracle)
-    return tf.data.Dataset.from_tensor_slices(whole).batch(TEST_META_BATCH)
+    data = tf.data.Dataset.from_tensor_slices(whole)
+    return tasks.untuned(data.batch(TEST_META_BATCH))
 
 
 def _held_out_tasks(config, **batch):
