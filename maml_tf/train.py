@@ -239,7 +239,7 @@ def _train(run, data, learner):
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
     run.describe(_explanation(config, learner))
-    engine = learner.engine_for(_inputs_spec(config, network))
+    engine = learner.engine_for(_inputs_spec(config, learner))
     print(explanations.header(config, network, engine))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
@@ -257,12 +257,20 @@ def _train(run, data, learner):
 
 
 def explain(config: Config) -> str:
-    """Returns what a configuration means, see `maml_tf.explain`."""
-    return _explanation(config, build_learner(config, build_network(config)))
+    """Returns what a configuration means, see `maml_tf.explain`.
+
+    It does not wait for other hosts, and so counts the devices of none.
+    """
+    strategy = tf.distribute.get_strategy()
+    if config.strategy == "mirrored":
+        strategy = distribution.strategy(config)
+    with strategy.scope():
+        learner = build_learner(config, build_network(config))
+    return _explanation(config, learner)
 
 
 def _explanation(config, learner):
-    inputs = _inputs_spec(config, learner.network)
+    inputs = _inputs_spec(config, learner)
     return explanations.explain(
         config,
         learner.network,
@@ -271,13 +279,14 @@ def _explanation(config, learner):
     )
 
 
-def _inputs_spec(config, network):
-    """Returns what `(support_x, support_y, query_x)` of training look like."""
+def _inputs_spec(config, learner):
+    """Returns what `(support_x, support_y, query_x)` are on each replica."""
     ways = config.ways if config.is_classification else 1
+    replicas = learner.distribute_strategy.num_replicas_in_sync
 
     def spec(examples):
-        shape = config.meta_batch_size, ways * examples
-        return tf.TensorSpec([*shape, *network.input_shape[1:]])
+        shape = config.meta_batch_size // replicas, ways * examples
+        return tf.TensorSpec([*shape, *learner.network.input_shape[1:]])
 
     return spec(config.shots), None, spec(config.queries)
 

@@ -65,6 +65,11 @@ def test_own_data_that_are_too_few_are_refused(options, message):
         own(**options)
 
 
+def test_nothing_tunes_what_an_end_would_wait_for():
+    followed = own().map(lambda x, y: (x, y)).take(3)
+    assert followed.options().autotune.enabled is False
+
+
 def test_labels_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match=r"each of the 3 examples.*\(2,\)"):
         tasks.from_arrays(np.zeros([3, 1]), [0, 1], ways=2, shots=1, queries=1)
