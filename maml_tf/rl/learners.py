@@ -156,8 +156,7 @@ class PolicyLearner(replicas.Replicated):
 
     def diagnose(self, x, y):
         """Yields what a training step computes, in order, with names."""
-        theta, seeds = self.shared(self.theta()), tf.unstack(y[0])
-        trajectories = self.collect(theta, x, seeds[0])
+        trajectories = self.collect(self.shared(self.theta()), x, y[0][0])
         yield "observations", trajectories.observations
         yield "returns", advantages.undiscounted(trajectories)
         yield "advantages", self.batch(trajectories).advantages
