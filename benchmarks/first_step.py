@@ -18,7 +18,6 @@ import time
 
 import numpy as np
 import psutil
-import tensorflow as tf
 from absl import app, flags
 from workers import Worker
 
@@ -66,6 +65,8 @@ def _measure(arguments):
 
 def _seconds(learner, data, steps):
     """Returns the seconds of a step, as the mean of so many."""
+    import tensorflow as tf
+
     from maml_tf.tasks import untuned
 
     repeated = untuned(tf.data.Dataset.from_tensors(data).repeat(steps))

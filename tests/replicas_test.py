@@ -1,9 +1,7 @@
 """One replica, two and four: each has its tasks, and training is the same."""
 
-import subprocess
-import sys
-
 import pytest
+from own_process import check_runs
 
 PROGRAM = """
 import sys
@@ -73,9 +71,4 @@ for one, two in zip(end, other, strict=True):
     ],
 )
 def test_replicas_train_as_one(arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments.split()],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    check_runs(PROGRAM, arguments)

@@ -1,9 +1,7 @@
 """Policies of one replica, two and four: the same steps, of the same tasks."""
 
-import subprocess
-import sys
-
 import pytest
+from own_process import check_runs
 
 PROGRAM = """
 import sys
@@ -75,9 +73,4 @@ for one, two in zip(end, other, strict=True):
 
 @pytest.mark.parametrize("arguments", ["MAMLTRPO 2", "Pretraining 4"])
 def test_replicas_train_as_one(arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments.split()],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    check_runs(PROGRAM, arguments)
