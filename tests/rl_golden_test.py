@@ -176,10 +176,11 @@ def test_gaussian_and_kl(arrays):
 def test_conjugate_gradient(arrays, iterations):
     want = arrays("cg")
     matrix, b = tf.constant(want["A"]), tf.constant(want["b"])
-    x = trpo.conjugate_gradient(
+    x, product = trpo.conjugate_gradient(
         lambda v: tf.linalg.matvec(matrix, v), b, iterations
     )
     np.testing.assert_allclose(x, want[f"x{iterations}"], 1e-10)
+    np.testing.assert_allclose(product, tf.linalg.matvec(matrix, x), 1e-10)
 
 
 @pytest.fixture
@@ -266,10 +267,11 @@ def test_trust_region_step(meta):
     theta = tf.constant(want["theta"])
     predict, last = learner.predict_fn(batches), batches[-1]
     problem = trpo.linearize(theta, predict, last)
-    damped = trpo.damped(problem.curvature)
-    direction = trpo.conjugate_gradient(damped, problem.gradient)
+    direction, curved = trpo.conjugate_gradient(
+        trpo.damped(problem.curvature), problem.gradient
+    )
     np.testing.assert_allclose(direction, want["cg_x"], 1e-8, 1e-9)
-    size = trpo.step_size(direction, damped(direction), float(want["delta"]))
+    size = trpo.step_size(direction, curved, float(want["delta"]))
     np.testing.assert_allclose(size, want["initial_step"], 1e-9)
     step = learner.step(theta, batches)
     assert step.backtracks == want["accepted_n"]

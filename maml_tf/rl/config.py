@@ -147,7 +147,7 @@ class RLConfig(Settings):
     test_trajectories: int = 40
     test_transitions: int = 0
     goal: str | None = None
-    seed: int = 0
+    seed: int = 1
     folder: str = "logs/rl"
     resume: bool = True
     log: bool = True

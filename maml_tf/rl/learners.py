@@ -58,6 +58,11 @@ class PolicyLearner(replicas.Replicated):
         self.gae_lambda = gae_lambda
         self.shapes = [v.shape for v in network.trainable_variables]
         self.apply_fn = stacked.many_tasks(network, network.trainable_variables)
+        self.simulated = tf.function(
+            self._simulated,
+            autograph=False,
+            jit_compile=environment.compiles,
+        )
         self.trackers = {k: keras.metrics.Mean(name=k) for k in METRICS}
         self.built = True
 
@@ -128,12 +133,12 @@ class PolicyLearner(replicas.Replicated):
     def act(self, phi, tasks, noise, seed) -> advantages.Trajectories:
         """Returns the trajectories of policies, by noise `[T, K, H, d]`."""
         everywhere = tf.tile(tasks, [replicas.count(), 1, 1])
+        states = replicas.own(self.environment.reset(everywhere, seed))
+        return self.simulated(phi, tasks, noise, states)
+
+    def _simulated(self, phi, *start):
         return rollouts.collect(
-            self.environment,
-            lambda observations: self.apply_fn(phi, observations),
-            tasks,
-            noise,
-            replicas.own(self.environment.reset(everywhere, seed)),
+            self.environment, lambda seen: self.apply_fn(phi, seen), *start
         )
 
     def batch(self, trajectories) -> advantages.Batch:

@@ -187,6 +187,7 @@ class Locomotion:
     shows_task: bool = False
 
     task_size = 1
+    compiles = False
 
     @property
     def action_size(self) -> int:

@@ -38,6 +38,8 @@ class Navigation:
 
     action_size = 2
     task_size = 2
+    compiles = True
+    """Whether XLA can compile a simulation: all is made of tensors."""
 
     @property
     def observation_size(self) -> int:

@@ -68,9 +68,10 @@ def step(
         lambda own: linearize(theta, predict_fn(own), own[-1]), batches
     )
     problem = over_replicas(problems, batches[-1])
-    product = damped(problem.curvature)
-    direction = conjugate_gradient(product, problem.gradient)
-    scale = step_size(direction, product(direction), trust_region)
+    direction, curved = conjugate_gradient(
+        damped(problem.curvature), problem.gradient
+    )
+    scale = step_size(direction, curved, trust_region)
     return line_search(
         theta, scale * direction, problem.score, problem.loss, trust_region
     )
@@ -162,10 +163,13 @@ def conjugate_gradient(
     product: Callable[[tf.Tensor], tf.Tensor],
     b: tf.Tensor,
     iterations: int = CG_ITERATIONS,
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Solves A x = b, from x = 0, by products with A alone.
 
     It stops early once r·r < 1e-10.
+
+    Returns:
+      x, and A x = b − r, which takes no further product.
     """
 
     def body(x, r, p, rr):
@@ -175,13 +179,13 @@ def conjugate_gradient(
         new_rr = tf.tensordot(r, r, 1)
         return x, r, r + new_rr / rr * p, new_rr
 
-    x, *_ = tf.while_loop(
+    x, r, *_ = tf.while_loop(
         lambda x, r, p, rr: rr >= CG_TOLERANCE,
         body,
         (tf.zeros_like(b), b, b, tf.tensordot(b, b, 1)),
         maximum_iterations=iterations,
     )
-    return x
+    return x, b - r
 
 
 def step_size(direction, curved, trust_region: float) -> tf.Tensor:
