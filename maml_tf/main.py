@@ -4,9 +4,19 @@ import os
 import sys
 from collections.abc import Callable
 
+import numpy as np
 from absl import app, flags
 
-from maml_tf import command_line, main_flags
+from maml_tf import (
+    command_line,
+    comparison,
+    cores,
+    datasets,
+    legacy,
+    main_flags,
+    plots,
+    train,
+)
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
 
@@ -202,8 +212,6 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     """
     told = {}
     if prefix := values["import_checkpoint"].value:
-        from maml_tf import legacy
-
         told = legacy.settings(prefix)
     fields = command_line.fields(Config, values, told)
     if fields["baseline"] == "None":
@@ -251,9 +259,6 @@ def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
 
 
 def _run(config):
-    # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import cores, datasets, train
-
     cores.share_unless_started(
         config.meta_batch_size if config.train else train.TEST_META_BATCH
     )
@@ -273,10 +278,6 @@ def _run(config):
 
 def _report(config, curve):
     """Prints the original's lines, and the same as a table."""
-    import numpy as np
-
-    from maml_tf import plots, train
-
     print("Mean validation accuracy/loss, stddev, and confidence intervals")
     print((curve.mean, curve.std, curve.ci95))
     classes = "test" if config.test_set else "validation"
@@ -308,8 +309,6 @@ def _compare(folders):
         raise ConfigError(
             f"--compare: expected two run folders, got {len(folders)}."
         )
-    from maml_tf import comparison
-
     given = {
         field: flags.FLAGS[Config.flag_name(field)].value
         for field in ("data_dir", "cache_dir", "shots", "test_tasks")

@@ -5,6 +5,7 @@ import os
 
 from absl import app
 
+from maml_tf import cores, plots, train
 from maml_tf import main as command_line
 
 PAPER = {
@@ -45,9 +46,6 @@ def table(curves, paper) -> str:
 
 def run_quickstart(config) -> None:
     """Trains both, prints a table for 5 and 10 shots, draws Figure 2."""
-    # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import cores, plots, train
-
     cores.share_unless_started(config.meta_batch_size)
     runs = configurations(config)
     for label, run in runs.items():

@@ -5,7 +5,16 @@ import sys
 
 from absl import flags
 
-from maml_tf import command_line, main_flags
+from maml_tf import (
+    command_line,
+    cores,
+    datasets,
+    distribution,
+    legacy,
+    main_flags,
+    plots,
+    reptile_train,
+)
 from maml_tf.reptile_config import ReptileConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -113,8 +122,6 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     """
     told = {}
     if prefix := values["import_checkpoint"].value:
-        from maml_tf import legacy
-
         told = legacy.settings(prefix)
     return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
@@ -130,9 +137,6 @@ def main(arguments: list[str]) -> int:
 def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
-    # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf import cores, datasets, distribution, reptile_train
-
     # A step is many small operations, of which two can run at a time.
     cores.share_unless_started(2)
     if values.explain:
@@ -154,8 +158,6 @@ def _run(arguments):
 
 def _report(config, scores):
     """Prints the original's lines, and intervals beside them."""
-    from maml_tf import plots, reptile_train
-
     name = "accuracy" if config.is_classification else "mean squared error"
     for score in scores:
         print(f"{score.part.capitalize()} {name}: {score.mean:.6g}")

@@ -5,7 +5,8 @@ import sys
 
 from absl import flags
 
-from maml_tf import command_line, main_flags
+from maml_tf import command_line, distribution, main_flags
+from maml_tf.rl import published, train
 from maml_tf.rl.config import ALL, RLConfig, original
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -116,9 +117,6 @@ def main(arguments: list[str]) -> int:
 def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
-    # TensorFlow takes seconds to import: bad flags need not wait for it.
-    from maml_tf.rl import train
-
     runs = {config.algo: config}
     if config.algo == ALL:
         runs = train.methods(config)
@@ -132,9 +130,6 @@ def _run(arguments):
 
 def _train_and_evaluate(config):
     """Returns the curve of one algorithm, and prints it."""
-    from maml_tf import distribution
-    from maml_tf.rl import published, train
-
     if config.trains:
         train.train(config)
     if not distribution.is_chief(config):

@@ -21,7 +21,7 @@ from maml_tf import (
     tasks,
 )
 from maml_tf.evaluation import write_curve
-from maml_tf.rl import evaluation, learners, pictures, policies
+from maml_tf.rl import evaluation, learners, locomotion, pictures, policies
 from maml_tf.rl import explain as explanations
 from maml_tf.rl.config import ALGORITHMS, RLConfig, original
 from maml_tf.rl.navigation import Navigation
@@ -42,8 +42,6 @@ def build_environment(config: RLConfig):
     """
     if config.env == "nav2d":
         return Navigation(config.reward, config.done, config.is_oracle)
-    from maml_tf.rl import locomotion
-
     return locomotion.build(config.env, config.mode, config.is_oracle)
 
 
