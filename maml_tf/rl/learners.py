@@ -58,8 +58,8 @@ class PolicyLearner(replicas.Replicated):
         self.gae_lambda = gae_lambda
         self.shapes = [v.shape for v in network.trainable_variables]
         self.apply_fn = stacked.many_tasks(network, network.trainable_variables)
-        self.simulated = tf.function(
-            self._simulated,
+        self.simulate = tf.function(
+            self._simulate,
             autograph=False,
             jit_compile=environment.compiles,
         )
@@ -134,9 +134,9 @@ class PolicyLearner(replicas.Replicated):
         """Returns the trajectories of policies, by noise `[T, K, H, d]`."""
         everywhere = tf.tile(tasks, [replicas.count(), 1, 1])
         states = replicas.own(self.environment.reset(everywhere, seed))
-        return self.simulated(phi, tasks, noise, states)
+        return self.simulate(phi, tasks, noise, states)
 
-    def _simulated(self, phi, *start):
+    def _simulate(self, phi, *start):
         return rollouts.collect(
             self.environment, lambda seen: self.apply_fn(phi, seen), *start
         )
