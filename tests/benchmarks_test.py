@@ -71,9 +71,7 @@ def test_candidates_are_checked_in_their_own_processes(capfd):
     workload = tiny(network=workloads.mlp(), ways=1, shots=3, steps_per_call=2)
     candidates = [("map_fn", "")]
     assert compare.check(workload, candidates) == candidates
-    assert (
-        "tiny: map_fn: meta-gradient off" in capfd.readouterr().err
-    )
+    assert "tiny: map_fn: meta-gradient off" in capfd.readouterr().err
 
 
 def test_reptile_has_a_meta_gradient_of_all_weights(float64):
