@@ -136,10 +136,11 @@ class PolicyLearner(replicas.Replicated):
         states = replicas.own(self.environment.reset(everywhere, seed))
         return self.simulate(phi, tasks, noise, states)
 
-    def _simulate(self, phi, *start):
-        return rollouts.collect(
-            self.environment, lambda seen: self.apply_fn(phi, seen), *start
-        )
+    def _simulate(self, phi, tasks, noise, states):
+        def policy(observations):
+            return self.apply_fn(phi, observations)
+
+        return rollouts.collect(self.environment, policy, tasks, noise, states)
 
     def batch(self, trajectories) -> advantages.Batch:
         """Returns what a policy learns from, with advantages."""
