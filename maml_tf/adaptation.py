@@ -7,10 +7,12 @@ import tensorflow as tf
 
 from maml_tf.losses import TaskLoss
 from maml_tf.remat import rematerialised
+from maml_tf.seeds import keyword
 from maml_tf.tied import Tied, own, untie
 
 Parameters = Sequence[tf.Tensor | Tied]
-ApplyFn = Callable[[Parameters, tf.Tensor], tf.Tensor]
+ApplyFn = Callable[..., tf.Tensor]
+"""Maps parameters and inputs, and a seed if it is given one, to predictions."""
 Update = Callable[[list[tf.Tensor], list[tf.Tensor], int], list[tf.Tensor]]
 """Maps parameters, their gradients and the step u to the next parameters."""
 
@@ -50,6 +52,7 @@ def adapt(
     inner_steps: int,
     first_order: bool = False,
     remat: bool = False,
+    seed: tf.Tensor | None = None,
 ) -> Adaptation:
     """Adapts meta-parameters to a task by gradient descent on its support set.
 
@@ -69,7 +72,8 @@ def adapt(
     Source: Finn et al. 2017, Algorithm 1, lines 5–6 (arXiv 1703.03400).
 
     Args:
-      apply_fn: maps (parameters, inputs) to predictions.
+      apply_fn: maps (parameters, inputs) to predictions, or, with `seed`,
+        (parameters, inputs, seed).
       loss_fn: maps (targets, predictions) to a loss for each task.
       theta: the parameters to adapt.
       support_x: inputs `[..., S, *features]`.
@@ -78,13 +82,15 @@ def adapt(
       inner_steps: U ≥ 0.
       first_order: whether the inner gradients are constants.
       remat: whether a step is computed again when it is differentiated.
+      seed: integers `[2]`, of which every step gets others, if `apply_fn`
+        draws random numbers.
     """
 
     def step(phi, u):
         sources = [own(p) for p in phi]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            prediction = apply_fn(phi, support_x)
+            prediction = apply_fn(phi, support_x, **keyword(seed, u))
             loss = tf.reduce_sum(loss_fn(support_y, prediction))
         gradients = tape.gradient(loss, sources, unconnected_gradients="zero")
         # The gradient of an embedding is sparse.

@@ -6,7 +6,7 @@ optimizer's step is a few operations however many variables a network has.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -15,6 +15,7 @@ from maml_tf import few_images
 from maml_tf.adaptation import ApplyFn
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.losses import TaskLoss
+from maml_tf.seeds import keyword
 
 
 class Descent(NamedTuple):
@@ -32,7 +33,7 @@ class Descent(NamedTuple):
 
 
 def descend(
-    apply_fn: Callable[[tf.Tensor], ApplyFn],
+    apply_fn: ApplyFn,
     loss_fn: TaskLoss,
     optimizer: InnerOptimizer,
     start: tuple[tf.Tensor, State],
@@ -40,6 +41,7 @@ def descend(
     support: tuple[tf.Tensor, tf.Tensor],
     batches: tf.Tensor,
     weight_decay: float = 1.0,
+    seed: tf.Tensor | None = None,
 ) -> Descent:
     """Takes a step of the optimizer for each mini-batch, in order.
 
@@ -48,8 +50,7 @@ def descend(
     Source: Nichol et al. 2018, Algorithm 1 (arXiv 1803.02999).
 
     Args:
-      apply_fn: maps the step i to a function of (parameters, inputs), whose
-        random numbers may depend on i.
+      apply_fn: as `adaptation.adapt` takes it.
       loss_fn: maps (targets, predictions) to a loss, or one for each task.
       optimizer: the inner optimizer.
       start: parameters as in `Descent`, and the optimizer's state.
@@ -57,6 +58,8 @@ def descend(
       support: inputs and targets, `[(B,) S, …]`.
       batches: indices into the support set, `[(B,) U, b]`.
       weight_decay: w, which multiplies the parameters before each step.
+      seed: integers `[2]`, of which every step gets others, if `apply_fn`
+        draws random numbers.
     """
     axis = len(batches.shape) - 2
 
@@ -70,7 +73,9 @@ def descend(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(phi)
             with few_images.convolutions():
-                prediction = apply_fn(i)(unravel(phi, shapes), x)
+                prediction = apply_fn(
+                    unravel(phi, shapes), x, **keyword(seed, i)
+                )
             loss = tf.reduce_sum(loss_fn(y, prediction))
         gradient = tape.gradient(loss, phi, unconnected_gradients="zero")
         phi, state = optimizer.update(gradient, state, phi)

@@ -7,6 +7,7 @@ which is faster where one task fills the caches, and runs any Keras model.
 Groups of tasks run side by side where cores are shared, see `cores`.
 """
 
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -180,7 +181,9 @@ def task_bytes(
     Returns:
       The bytes, or `None` if a shape is not known.
     """
-    apply_fn = stacked.many_tasks(network, variables, tf.zeros([2], tf.int64))
+    apply_fn = functools.partial(
+        stacked.many_tasks(network, variables), seed=tf.zeros([2], tf.int64)
+    )
     support, query = (
         _pass_bytes(apply_fn, variables, x) for x in (support_x, query_x)
     )

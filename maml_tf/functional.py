@@ -1,6 +1,5 @@
 """Any built Keras model as a function of its parameters, one task at a time."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -101,9 +100,7 @@ def require_inputs(model: keras.Model, x, axes: str) -> None:
         )
 
 
-def one_task(
-    model: keras.Model, variables: Sequence, seed: tf.Tensor | None = None
-) -> ApplyFn:
+def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
     """Returns `model` as a function of the values of some of its variables.
 
     The model runs in training mode: batch statistics are those of the batch
@@ -111,32 +108,29 @@ def one_task(
     reaches them too. Nothing is assigned: updates of moving averages are
     dropped.
 
-    Random layers draw from `seed`: in the k-th call of the returned function
-    the same numbers for the same seed and k, and others in every other call.
-    (XLA draws others than TensorFlow without it.) Calls are counted as they
-    are traced, so make a new function wherever a task's own work begins:
-    inside the body of a loop over tasks, not before it.
+    Random layers, of dropout and noise, draw from a third argument of the
+    function, a seed `[2]`: the same numbers for the same seed, and others for
+    another. (XLA draws others than TensorFlow without it.)
 
     Args:
       model: a built Keras model.
       variables: the variables whose values are passed as parameters.
-      seed: two integers `[2]` for dropout and noise, different for each task.
 
     Returns:
-      A function of (parameters, inputs). It raises `ValueError` if the model
-      draws random numbers without a seed, or remembers anything else from call
-      to call.
+      A function of (parameters, inputs, seed=None). It raises `ValueError` if
+      the model draws random numbers without a seed, or remembers anything else
+      from call to call.
 
     Raises:
       ValueError: if the model is not built, or a layer is stateful.
     """
-    apply_fn = with_penalty(model, variables, seed)
-    return lambda parameters, x: apply_fn(parameters, x)[0]
+    apply_fn = with_penalty(model, variables)
+    return lambda *args, **kwargs: apply_fn(*args, **kwargs)[0]
 
 
 def with_penalty(
-    model: keras.Model, variables: Sequence, seed: tf.Tensor | None = None
-) -> Callable[[Sequence, tf.Tensor], tuple]:
+    model: keras.Model, variables: Sequence
+) -> Callable[..., tuple]:
     """Returns what `one_task` does, with the model's own losses beside it.
 
     The function returns pairs of the prediction and the sum of what the model
@@ -145,18 +139,16 @@ def with_penalty(
     without.
     """
     require_usable(model)
-    calls = itertools.count()
     generators = [v for v in model.variables if "seed_generator" in v.path]
     # A moving average's update may be lost. A generator's may not, without a
     # seed, nor that of a state which is not among the model's variables.
-    free = {id(v) for v in model.variables}
-    if seed is None:
-        free -= {id(v) for v in generators}
+    known = {id(v) for v in model.variables}
+    unseeded = known - {id(v) for v in generators}
 
-    def apply_fn(parameters, x):
+    def apply_fn(parameters, x, seed=None):
         mapping = list(zip(variables, parameters, strict=True))
         if seed is not None:
-            states = _states(seed, next(calls), len(generators))
+            states = _states(seed, len(generators))
             mapping += zip(generators, states, strict=True)
         with (
             exact.operations(),
@@ -164,6 +156,7 @@ def with_penalty(
         ):
             prediction = model(x, training=True)
             penalty = _sum(model.losses)
+        free = unseeded if seed is None else known
         _require_no_memory(model, scope.state_mapping.keys() - free)
         return prediction, penalty
 
@@ -205,8 +198,8 @@ def _sum(losses):
     return tf.add_n([tf.zeros([], dtype), *(tf.cast(x, dtype) for x in losses)])
 
 
-def _states(seed, call, generators):
-    """Returns the states `[generators, 2]` of seed generators for a call.
+def _states(seed, generators):
+    """Returns the states `[generators, 2]` of seed generators.
 
     They are drawn together, as a generator counts its own draws up from its
     state, which states one apart would make overlap.
@@ -214,7 +207,7 @@ def _states(seed, call, generators):
     return tf.unstack(
         tf.random.stateless_uniform(
             [generators, 2],
-            tf.random.experimental.stateless_fold_in(seed, call),
+            seed,
             minval=0,
             maxval=tf.int32.max,
             dtype=tf.int32,

@@ -1,5 +1,6 @@
 """Meta-learners: Keras models of a support set together with query inputs."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.losses import Loss, TaskLoss
 from maml_tf.saving import Learner, register
+from maml_tf.seeds import fold
 from maml_tf.selection import Selection, select
 from maml_tf.tied import tie
 
@@ -344,10 +346,10 @@ class MAML(Learner):
         return means, _map(lambda s: shapes.merge(s.stack()), stored)
 
     def _all_at_once(self, inputs, seeds, training) -> Predictions:
-        apply_fn = stacked.with_penalty(self.network, self.adapted, seeds[0])
+        apply_fn = stacked.with_penalty(self.network, self.adapted)
         tasks = shapes.leading(inputs)
         theta = [tie(variable.value, tasks) for variable in self.adapted]
-        return self._predict(apply_fn, 1, theta, inputs, training)
+        return self._predict(apply_fn, 1, theta, inputs, seeds[0], training)
 
     def _alone(self, inputs, seeds, training) -> Predictions:
         """Returns predictions for a single task."""
@@ -356,11 +358,11 @@ class MAML(Learner):
 
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""
-        apply_fn = functional.with_penalty(self.network, self.adapted, seed)
+        apply_fn = functional.with_penalty(self.network, self.adapted)
         theta = [tf.convert_to_tensor(v.value) for v in self.adapted]
-        return self._predict(apply_fn, 0, theta, inputs, training)
+        return self._predict(apply_fn, 0, theta, inputs, seed, training)
 
-    def _predict(self, apply_fn, task_axes, theta, inputs, training):
+    def _predict(self, apply_fn, task_axes, theta, inputs, seed, training):
         """Adapts θ to the support set, predicts the query along the way."""
         support_x, support_y, query_x = inputs
         adaptation = adapt(
@@ -373,16 +375,22 @@ class MAML(Learner):
             inner_steps=self._steps(training),
             first_order=self.first_order,
             remat=self.remat and training,
+            seed=seed,
         )
-        before, *_ = adaptation.support or (apply_fn(theta, support_x),)
+        before, *_ = adaptation.support or (apply_fn(theta, support_x, seed),)
         scored = self.scored(adaptation.phi, training)
         way = "queries" if training else self.norm_statistics
         dtypes = _map(lambda part: part.dtype, before)
         after = (
             NORM_STATISTICS[way](
-                apply_fn, phi, support_x, query_x, task_axes, dtypes
+                functools.partial(apply_fn, seed=fold(seed, number)),
+                phi,
+                support_x,
+                query_x,
+                task_axes,
+                dtypes,
             )
-            for phi in scored
+            for number, phi in enumerate(scored, len(adaptation.phi))
         )
         (support, *query), penalties = zip(before, *after, strict=True)
         return Predictions(support, tuple(query), penalties)
@@ -433,13 +441,14 @@ class MAML(Learner):
         at_least(0, steps=steps)
         seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
         phi = adapt(
-            functional.with_penalty(self.network, self.adapted, seed),
+            functional.with_penalty(self.network, self.adapted),
             losses.with_penalty(self.inner_loss, 0),
             [variable.value for variable in self.adapted],
             *support,
             update=self.inner_update,
             inner_steps=self.test_inner_steps if steps is None else steps,
             first_order=True,
+            seed=seed,
         ).phi[-1]
         return adapted_copy(self.network, self.adapted, phi, support[0])
 

@@ -1,5 +1,7 @@
 """Reptile and FOML: first-order meta-learners that follow where tasks lead."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
+from maml_tf.seeds import fold
 from maml_tf.shapes import leading
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
@@ -254,7 +257,7 @@ class Reptile(Learner):
         ends, total = [], 0.0
         for number, group in enumerate(batches):
             end = descent.descend(
-                self._apply_fn(group, _fold(seed, number)),
+                self._apply_fn(group),
                 losses.with_penalty(self.inner_loss, len(group.shape) - 2),
                 self.inner_optimizer,
                 start,
@@ -262,20 +265,19 @@ class Reptile(Learner):
                 (x, y),
                 group,
                 self.weight_decay,
+                fold(seed, number),
             )
             start = end.phi, end.state
             ends.append(end.phi)
             total += end.loss
         return ends, start[1], total
 
-    def _apply_fn(self, batches, seed):
-        """Returns the network in step i, for a stack of tasks or for one."""
+    def _apply_fn(self, batches):
+        """Returns the network as a function, for a stack of tasks or one."""
         is_stack = len(batches.shape) == 3
         engine = stacked if is_stack else functional
         variables = self.network.trainable_variables
-        return lambda i: engine.with_penalty(
-            self.network, variables, _fold(seed, i)
-        )
+        return engine.with_penalty(self.network, variables)
 
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
@@ -337,7 +339,8 @@ class Reptile(Learner):
         """Returns the predictions of one task, or of a stack."""
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes_of(batches))
-        apply_fn = self._apply_fn(batches, seed)(-1)
+        apply_fn = self._apply_fn(batches)
+        apply_fn = functools.partial(apply_fn, seed=fold(seed, -1))
         predict = queries.together if self.transductive else queries.alone
         dtypes = _map(lambda part: part.dtype, spec), keras.config.floatx()
         axis = len(batches.shape) - 2
@@ -467,7 +470,3 @@ def _require_optimizer(given):
 
 
 _map = tf.nest.map_structure
-
-
-def _fold(seed, number):
-    return tf.random.experimental.stateless_fold_in(seed, number)

@@ -266,7 +266,7 @@ def _layer_calls(network, x):
         return output
 
     with mock.patch.object(keras.Layer, "__call__", note):
-        functional.one_task(network, [], tf.constant([0, 1], tf.int64))([], x)
+        functional.one_task(network, [])([], x, tf.constant([0, 1], tf.int64))
     return calls
 
 

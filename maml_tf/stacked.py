@@ -25,6 +25,7 @@ import tensorflow as tf
 from maml_tf import exact, functional, shapes
 from maml_tf.adaptation import ApplyFn
 from maml_tf.rules import RULES, example_by_example, rule
+from maml_tf.seeds import fold
 from maml_tf.tied import Tied, untie
 
 __all__ = [
@@ -72,9 +73,7 @@ def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
     return list(found.items())
 
 
-def many_tasks(
-    model: keras.Model, variables: Sequence, seed: tf.Tensor | None = None
-) -> ApplyFn:
+def many_tasks(model: keras.Model, variables: Sequence) -> ApplyFn:
     """Returns `model` as a function of stacked values of some variables.
 
     The model runs in training mode, as in `functional.one_task`.
@@ -83,43 +82,44 @@ def many_tasks(
       model: a sequential or functional model of layers with rules.
       variables: the variables whose stacked values `[B, *shape]`, or tied
         ones, are passed as parameters. The others keep their own values.
-      seed: integers `[2]`, which random layers need. Their numbers are a
-        function of the seed, the count of calls so far and the place in the
-        model; every task and example gets its own.
+
+    Returns:
+      A function of (parameters, inputs, seed=None). Random layers need the
+      seed `[2]`: their numbers are a function of it and of the place in the
+      model, and every task and example gets its own. Without it they raise
+      `ValueError`.
 
     Raises:
-      ValueError: if the model is not built, a layer has no rule, or a layer
-        is random and there is no seed.
+      ValueError: if the model is not built, or a layer has no rule.
     """
     if reasons := unsupported(model):
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")
-    if seed is None:
-        _require_no_random_layers(model)
-    calls = itertools.count()
 
-    def apply_fn(parameters, x):
+    def apply_fn(parameters, x, seed=None):
+        if seed is None:
+            _require_no_random_layers(model)
         values = {
             id(variable): value
             for variable, value in zip(variables, parameters, strict=True)
         }
-        weight = _Weights(values, _fold(seed, next(calls)))
+        weight = _Weights(values, seed)
         with exact.operations():
             return _run(_graph(model), weight, x)
 
     return apply_fn
 
 
-def with_penalty(model, variables, seed=None):
+def with_penalty(model, variables):
     """Returns what `functional.with_penalty` does, for a stack of tasks.
 
     The penalties `[B]` are zero: models that have any do not run stacked.
     """
-    apply_fn = many_tasks(model, variables, seed)
+    apply_fn = many_tasks(model, variables)
 
-    def with_zeros(parameters, x):
+    def with_zeros(parameters, x, seed=None):
         tasks = shapes.sizes(tf.nest.flatten(x)[0])[0]
         zeros = tf.zeros([tasks], keras.config.floatx())
-        return apply_fn(parameters, x), zeros
+        return apply_fn(parameters, x, seed), zeros
 
     return with_zeros
 
@@ -205,19 +205,15 @@ class _Weights:
 
     def __call__(self, variable):
         if isinstance(variable, keras.random.SeedGenerator):
-            return _fold(self._seed, next(self._draws))
+            if self._seed is None:
+                return None
+            return fold(self._seed, next(self._draws))
         return untie(self.tied(variable))
 
     def tied(self, variable):
         """Returns a value `[B, *shape]`, or a `Tied` one."""
         value = self._values.get(id(variable), Tied(variable.value))
         return _cast(value, self._dtype)
-
-
-def _fold(seed, count):
-    if seed is None:
-        return None
-    return tf.random.experimental.stateless_fold_in(seed, count)
 
 
 def _require_no_random_layers(model):

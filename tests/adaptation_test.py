@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from maml_tf import losses
 from maml_tf.adaptation import adapt, gradient_descent
+from maml_tf.seeds import fold
 
 # f(x) = θx at θ = 0.7, α = 0.1, mean squared error.
 # Support (1, 3), (2, 1): dL = (θ − 3) + 2 (2θ − 1) = 5θ − 5.
@@ -127,3 +128,25 @@ def test_meta_gradient_is_the_central_difference(steps):
     slope = sum(np.sum(g * d) for g, d in zip(gradient, direction, strict=True))
     difference = (at(1e-5)[0] - at(-1e-5)[0]) / 2e-5
     np.testing.assert_allclose(slope, difference, 1e-6)
+
+
+# Predictions are the seed: each step has its own, in a graph as without.
+@pytest.mark.parametrize("mode", [lambda f: f, tf.function])
+def test_each_step_draws_by_its_own_seed(mode):
+    def predict(parameters, x, seed):
+        return x * parameters[0] + tf.cast(seed, x.dtype)
+
+    @mode
+    def drawn():
+        return adapt(
+            predict,
+            losses.mean_squared_error,
+            tensors([0.0]),
+            *tensors([np.zeros([1, 2])] * 2),
+            update=gradient_descent(0.1),
+            inner_steps=3,
+            seed=tf.constant([1, 2]),
+        ).support
+
+    expected = [[fold([1, 2], u)] for u in range(3)]
+    np.testing.assert_array_equal(drawn(), expected)

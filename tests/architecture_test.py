@@ -24,6 +24,7 @@ ARCHITECTURE = {
     "products": ("learner", "tensorflow"),
     "tied": ("learner", "tensorflow"),
     "remat": ("learner", "tensorflow"),
+    "seeds": ("learner", "tensorflow"),
     "adaptation": ("learner", "tensorflow"),
     "exact": ("learner", "tensorflow"),
     "convolution": ("learner", "numpy tensorflow"),

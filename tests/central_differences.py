@@ -58,7 +58,7 @@ def relative_error(
     )
 
     def query_loss(theta):
-        apply_fn = functional.one_task(model, variables, seed=[1, 2])
+        apply_fn = functional.one_task(model, variables)
         phi = adapt(
             apply_fn,
             loss_fn,
@@ -67,8 +67,9 @@ def relative_error(
             support_y,
             update=gradient_descent(0.1),
             inner_steps=inner_steps,
+            seed=[1, 2],
         ).phi[-1]
-        return loss_fn(query_y, apply_fn(phi, query_x))
+        return loss_fn(query_y, apply_fn(phi, query_x, seed=[3, 4]))
 
     @MODES[mode]
     def loss_and_slope(h):

@@ -91,7 +91,7 @@ def test_steps_by_hand(float64):
     theta = tf.ones([1], tf.float64)
     x = tf.constant([[1.0], [2.0]], tf.float64)
     end = descent.descend(
-        lambda i: lambda parameters, x: parameters[0] * x,
+        lambda parameters, x: parameters[0] * x,
         lambda y, prediction: tf.reduce_sum(tf.square(y - prediction)),
         sgd,
         (theta, sgd.init(theta)),

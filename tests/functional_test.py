@@ -8,6 +8,7 @@ from central_differences import MODES
 from keras import layers
 
 from maml_tf import functional
+from maml_tf.seeds import fold
 
 
 def test_nothing_is_assigned():
@@ -16,9 +17,9 @@ def test_nothing_is_assigned():
     before = [v.numpy() for v in model.variables]
     variables = model.trainable_variables
     zeros = [tf.zeros(v.shape) for v in variables]
-    apply_fn = functional.one_task(model, variables, seed=[0, 0])
     x = np.ones((2, 3), "float32")
-    np.testing.assert_array_equal(apply_fn(zeros, x), [[0.0], [0.0]])
+    y = functional.one_task(model, variables)(zeros, x, seed=[0, 0])
+    np.testing.assert_array_equal(y, [[0.0], [0.0]])
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
@@ -35,8 +36,9 @@ def masks():
     model = keras.Model(inputs, layers.Concatenate(axis=0)(draws))
 
     def draw(seed):
-        apply_fn = functional.one_task(model, [], seed)
-        calls = [apply_fn([], tf.ones([1, 40])) for _ in range(2)]
+        apply_fn = functional.one_task(model, [])
+        folded = [fold(seed, call) for call in range(2)]
+        calls = [apply_fn([], tf.ones([1, 40]), seed) for seed in folded]
         return tf.concat(calls, axis=0)
 
     return draw
@@ -104,6 +106,6 @@ def global_noise(x):
 )
 def test_state_that_would_be_lost_is_an_error(layer, seed, message):
     model = with_layer(layer(), batch_size=4)
-    apply_fn = functional.one_task(model, [], seed)
+    apply_fn = functional.one_task(model, [])
     with pytest.raises(ValueError, match=message):
-        apply_fn([], np.ones((4, 2, 3)))
+        apply_fn([], np.ones((4, 2, 3)), seed)

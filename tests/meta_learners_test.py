@@ -369,6 +369,17 @@ def test_tasks_per_step_change_no_gradient(engine, float64):
 )
 def test_steps_computed_again_change_no_gradient(engine, adapt, float64):
     network, loss, data = images()
+    assert_remat_changes_nothing(network, loss, data, engine, adapt)
+
+
+# Steps that are computed again draw what they drew.
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_steps_computed_again_drop_the_same(engine, float64):
+    _, loss, data = sinusoid()
+    assert_remat_changes_nothing(with_dropout(), loss, data, engine)
+
+
+def assert_remat_changes_nothing(network, loss, data, engine, adapt="all"):
     options = {"engine": engine, "adapt": adapt, "inner_steps": 3}
     results = [
         loss_and_gradient(

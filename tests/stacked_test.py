@@ -202,4 +202,4 @@ def test_random_layers_need_a_seed(depth):
         model = sequential(model)
     assert stacked.unsupported(model) == []
     with pytest.raises(ValueError, match="lucky.*seed"):
-        stacked.many_tasks(model, [])
+        stacked.many_tasks(model, [])([], tf.ones([1, 1, 2]))
