@@ -86,7 +86,8 @@ def adapt(
         draws random numbers.
     """
 
-    def step(phi, u):
+    def learn(phi, u):
+        """Returns ∇_φ L at φ, and the support predictions."""
         sources = [own(p) for p in phi]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
@@ -97,6 +98,14 @@ def adapt(
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
+        return gradients, prediction
+
+    if inner_steps > 1 and not tf.executing_eagerly():
+        # A graph is traced once for all steps, its gradient too.
+        learn = tf.function(learn, autograph=False)
+
+    def step(phi, u):
+        gradients, prediction = learn(phi, tf.constant(u))
         return update([untie(p) for p in phi], gradients, u), prediction
 
     take = rematerialised(step) if remat else step

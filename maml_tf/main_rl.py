@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from maml_tf import command_line, distribution, main_flags
+from maml_tf import command_line, cores, distribution, main_flags
 from maml_tf.rl import published, train
 from maml_tf.rl.config import ALL, RLConfig, original
 
@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
 def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
+    cores.share_unless_started(config.meta_batch_size)
     runs = {config.algo: config}
     if config.algo == ALL:
         runs = train.methods(config)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maml_tf import cores
 from maml_tf.rl import advantages, learners, objectives, policies, trpo
 from maml_tf.rl.navigation import Navigation
 
@@ -172,6 +173,35 @@ def test_meta_gradient_against_central_differences(rounds):
     h = 1e-5
     slope = (8 * (loss(h) - loss(-h)) - loss(2 * h) + loss(-2 * h)) / (12 * h)
     np.testing.assert_allclose(tf.tensordot(found, v, 1), slope, 1e-7)
+
+
+# Of three tasks there are three groups on as many cores, or more; else one.
+# Tasks have 30, 20 and 10 steps.
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("at_a_time, groups", [(1, 1), (2, 1), (3, 3), (8, 3)])
+def test_groups_side_by_side_are_one_problem(at_a_time, groups, monkeypatch):
+    made = learner()
+    batches, theta = two_rounds(made), made.theta()
+    first, last = batches
+    few = np.arange(last.mask.shape[1]) < [[30], [20], [10]]
+    batches = [first, last._replace(mask=last.mask * few)]
+    sizes = []
+
+    def predict_fn(own):
+        sizes.append(own[-1].mask.shape[0])
+        return made.predict_fn(own)
+
+    monkeypatch.setattr(cores, "side_by_side", lambda: at_a_time)
+    found = trpo.over_groups(theta, predict_fn, batches)
+    assert sizes == [3 // groups] * groups
+    one = trpo.linearize(theta, made.predict_fn(batches), batches[-1])
+    v = one.gradient
+    actual, expected = (
+        [p.loss, p.gradient, p.curvature(v), *p.score(1.1 * theta)]
+        for p in (found, one)
+    )
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, 1e-12, 1e-15)
 
 
 @pytest.mark.usefixtures("float64")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maml_tf import replicas
+from maml_tf import cores, replicas
 from maml_tf.rl.advantages import Batch
 from maml_tf.rl.objectives import mean_kl, surrogate
 from maml_tf.rl.policies import fisher, gaussian
@@ -22,6 +22,8 @@ CG_TOLERANCE = 1e-10
 DAMPING = 1e-5
 BACKTRACKS = 15
 BACKTRACK_RATIO = 0.8
+MOST_GROUPS = 4
+"""How many groups of tasks are traced, each by itself."""
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 """Maps parameters `[P]` to predictions `[T, N, 2 d]`."""
@@ -65,7 +67,7 @@ def step(
       trust_region: δ.
     """
     problems = replicas.each(
-        lambda own: linearize(theta, predict_fn(own), own[-1]), batches
+        lambda own: over_groups(theta, predict_fn, own), batches
     )
     problem = over_replicas(problems, batches[-1])
     direction, curved = conjugate_gradient(
@@ -126,30 +128,71 @@ def linearize(theta: tf.Tensor, predict: Predict, batch: Batch) -> Problem:
     return Problem(loss, inner.gradient(loss, theta), curvature, score)
 
 
+def over_groups(theta: tf.Tensor, predict_fn, batches) -> Problem:
+    """Returns what `linearize` does, of groups of tasks side by side.
+
+    Each group has cores of its own, see `cores`.
+
+    Args:
+      theta: `[P]`.
+      predict_fn: see `step`.
+      batches: likewise.
+    """
+    groups = _groups(batches)
+    problems = [linearize(theta, predict_fn(own), own[-1]) for own in groups]
+    steps = [tf.reduce_sum(own[-1].mask) for own in groups]
+
+    def total(function):
+        shares = map(function, problems, steps)
+        return tf.nest.map_structure(lambda *parts: tf.add_n(parts), *shares)
+
+    return _joined(total, len(groups))
+
+
+def _groups(batches):
+    """Returns equal groups of the batches' tasks, one or more."""
+    tasks = batches[-1].mask.shape[0]
+    most = min(cores.side_by_side(), MOST_GROUPS)
+    size = min(tasks // g for g in range(1, most + 1) if tasks % g == 0)
+    return [
+        tf.nest.map_structure(lambda part, i=i: part[i : i + size], batches)
+        for i in range(0, tasks, size)
+    ]
+
+
 def over_replicas(problems: Problem, batches: Batch) -> Problem:
-    """Returns the problem of all replicas' tasks, of what each has.
+    """Returns the problem of all replicas' tasks, of what each has."""
+    steps = replicas.each(lambda own: tf.reduce_sum(own.mask), batches)
+    return _joined(
+        lambda function: replicas.total(function, problems, steps),
+        replicas.count(),
+    )
+
+
+def _joined(total, count: int) -> Problem:
+    """Returns the problem of several parts' tasks, of what each part has.
 
     The surrogate is a mean over tasks, of which all have equally many, the KL
     one over steps.
+
+    Args:
+      total: sums what a function of a part's problem and steps returns.
+      count: how many parts there are.
     """
-    steps = replicas.each(lambda own: tf.reduce_sum(own.mask), batches)
-    everywhere = replicas.total(lambda own: own, steps)
-    count = replicas.count()
+    everywhere = total(lambda own, n: n)
 
     def curvature(v):
-        return replicas.total(
-            lambda own, n: n / everywhere * own.curvature(v), problems, steps
-        )
+        return total(lambda own, n: n / everywhere * own.curvature(v))
 
     def score(candidate):
         def share(own, n):
             loss, kl = own.score(candidate)
             return loss / count, n / everywhere * kl
 
-        return replicas.total(share, problems, steps)
+        return total(share)
 
-    loss, gradient = replicas.total(
-        lambda own: (own.loss / count, own.gradient / count), problems
+    loss, gradient = total(
+        lambda own, n: (own.loss / count, own.gradient / count)
     )
     return Problem(loss, gradient, curvature, score)
 
