@@ -3,12 +3,13 @@
     python benchmarks/first_step.py flags/classification/*.flags
 
 It includes tracing and compilation, and leaves out the import of libraries
-and the data, which are made up here. Then come the time of a later step, the
-memory that training took beyond what was there before, and its estimate. Each
-flagfile has a process of its own; those of Reptile are told by their name,
-reptile_…, and have no estimate. `--more=--tasks_per_step=2` adds flags, and
-repeated it measures one after the other: so one sees how time and memory grow
-with a setting. `--steps` is how many later steps the mean is of.
+and the data, which are made up here; policies make their own. Then come the
+time of a later step, the memory that training took beyond what was there
+before, and its estimate. Each flagfile has a process of its own. Those of
+Reptile, reptile_…, and of reinforcement learning, rl_…, which trains MAML here,
+have no estimate. `--more=--tasks_per_step=2` adds flags, and repeated it
+measures one after the other: so one sees how time and memory grow with a
+setting. `--steps` is how many later steps the mean is of.
 """
 
 import os
@@ -48,15 +49,15 @@ def timer():
 
 def _measure(arguments):
     path, more, steps = arguments
-    reptile = pathlib.Path(path).name.startswith("reptile_")
-    arguments = [f"--flagfile={path}", *more.split()]
-    learner, data = (_reptile if reptile else _maml)(arguments)
+    kind, *_ = pathlib.Path(path).name.split("_")
+    build = {"reptile": _reptile, "rl": _rl}.get(kind, _maml)
+    learner, data = build([f"--flagfile={path}", *more.split()])
     before = psutil.Process().memory_info().rss
     first, later = (_seconds(learner, data, count) for count in (1, steps))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     taken = max(peak - before, 0) / 1e6  # Pages may be given back meanwhile.
     row = f"{first:6.2f} s, {later:6.3f} s, {taken:5.0f} MB"
-    if reptile:
+    if build is not _maml:
         return row
     # A block of meta-batches has one more axis.
     inputs = [part[0] if learner.block > 1 else part for part in data[0]]
@@ -104,6 +105,21 @@ def _reptile(arguments):
     learner = reptile_train.build_learner(config)
     axes = [config.meta_batch_size]
     return learner, _examples(config, learner, axes, config.training_shots)
+
+
+def _rl(arguments):
+    import tensorflow as tf
+
+    from maml_tf import main_rl as program
+    from maml_tf import share_cores
+    from maml_tf.rl import train
+
+    values = program.parse([*arguments, "--algo=maml_trpo"])
+    config = program.config_from_flags(values)
+    share_cores(config.meta_batch_size)
+    learner = train.build_learner(config)
+    sampler = train.training_tasks(config, learner.environment, learner.rounds)
+    return learner, sampler(tf.constant(0, tf.int64))
 
 
 def _examples(config, learner, axes, examples):
