@@ -1,6 +1,5 @@
 """`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -19,8 +18,6 @@ from maml_tf import (
 )
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 flags.DEFINE_string(
     "datasource", "sinusoid", "sinusoid, omniglot, miniimagenet or folder"

@@ -1,6 +1,5 @@
 """`reptile-tf`: meta-trains and evaluates as supervised-reptile does."""
 
-import os
 import sys
 
 from absl import flags
@@ -16,8 +15,6 @@ from maml_tf import (
     reptile_train,
 )
 from maml_tf.reptile_config import ReptileConfig
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
 _FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string

@@ -1,6 +1,5 @@
 """`maml-rl-tf`: trains and evaluates policies as cbfinn/maml_rl does."""
 
-import os
 import sys
 
 from absl import flags
@@ -8,8 +7,6 @@ from absl import flags
 from maml_tf import command_line, cores, distribution, main_flags
 from maml_tf.rl import published, train
 from maml_tf.rl.config import ALL, RLConfig, original
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
 _FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
