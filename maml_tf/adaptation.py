@@ -72,8 +72,9 @@ def adapt(
     Source: Finn et al. 2017, Algorithm 1, lines 5–6 (arXiv 1703.03400).
 
     Args:
-      apply_fn: maps (parameters, inputs) to predictions, or, with `seed`,
-        (parameters, inputs, seed).
+      apply_fn: maps (parameters, inputs) to predictions; with `seed`, it also
+        takes one by that name. Where a graph is traced it is called for the
+        first step, and once for all others.
       loss_fn: maps (targets, predictions) to a loss for each task.
       theta: the parameters to adapt.
       support_x: inputs `[..., S, *features]`.
@@ -100,12 +101,13 @@ def adapt(
             gradients = [tf.stop_gradient(g) for g in gradients]
         return gradients, prediction
 
-    if inner_steps > 1 and not tf.executing_eagerly():
-        # A graph is traced once for all steps, its gradient too.
-        learn = tf.function(learn, autograph=False)
+    # A graph's steps after the first share a trace, and that of its gradient.
+    # It goes through all that a step returns, which first order does without.
+    shared = inner_steps > 2 and not first_order and not tf.executing_eagerly()
+    again = tf.function(learn, autograph=False) if shared else learn
 
     def step(phi, u):
-        gradients, prediction = learn(phi, tf.constant(u))
+        gradients, prediction = (again if u else learn)(phi, tf.constant(u))
         return update([untie(p) for p in phi], gradients, u), prediction
 
     take = rematerialised(step) if remat else step

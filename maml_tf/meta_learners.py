@@ -377,7 +377,9 @@ class MAML(Learner):
             remat=self.remat and training,
             seed=seed,
         )
-        before, *_ = adaptation.support or (apply_fn(theta, support_x, seed),)
+        before, *_ = adaptation.support or (
+            apply_fn(theta, support_x, fold(seed, 0)),
+        )
         scored = self.scored(adaptation.phi, training)
         way = "queries" if training else self.norm_statistics
         dtypes = _map(lambda part: part.dtype, before)

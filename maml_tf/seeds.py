@@ -1,4 +1,4 @@
-"""Seeds: a function draws the same random numbers again from the same one."""
+"""Seeds, from which a function draws the same random numbers every time."""
 
 import tensorflow as tf
 
@@ -9,5 +9,5 @@ def fold(seed: tf.Tensor, number) -> tf.Tensor:
 
 
 def keyword(seed: tf.Tensor | None, number) -> dict:
-    """Returns the argument `seed` of a call by number, if there is a seed."""
+    """Returns `{"seed": fold(seed, number)}`, or `{}` if there is no seed."""
     return {} if seed is None else {"seed": fold(seed, number)}

@@ -205,8 +205,6 @@ class _Weights:
 
     def __call__(self, variable):
         if isinstance(variable, keras.random.SeedGenerator):
-            if self._seed is None:
-                return None
             return fold(self._seed, next(self._draws))
         return untie(self.tied(variable))
 

@@ -150,3 +150,30 @@ def test_each_step_draws_by_its_own_seed(mode):
 
     expected = [[fold([1, 2], u)] for u in range(3)]
     np.testing.assert_array_equal(drawn(), expected)
+
+
+# In a graph all steps after the first share a trace, but not of first order.
+@pytest.mark.parametrize("first_order, traces", [(False, 2), (True, 4)])
+def test_a_graph_takes_the_same_steps(first_order, traces):
+    calls = []
+
+    def counted(parameters, x):
+        calls.append(None)
+        return tf.tanh(linear(parameters, x))
+
+    def found():
+        *_, gradient = meta_gradient(
+            counted,
+            tensors([THETA]),
+            tensors(SUPPORT),
+            tensors(QUERY),
+            update=lambda phi, slopes, u: [phi[0] - 0.1 * (u + 1) * slopes[0]],
+            inner_steps=4,
+            first_order=first_order,
+        )
+        return gradient
+
+    expected = found()
+    calls.clear()
+    np.testing.assert_allclose(tf.function(found)(), expected, 1e-14)
+    assert len(calls) == traces + 1  # and the query's

@@ -26,7 +26,9 @@ def build():
     ])
     network.build([None, 2])
     if sys.argv[1] == "maml":
-        learner = MAML(network, "mse", inner_lr=0.1, engine=engine)
+        learner = MAML(
+            network, "mse", inner_lr=0.1, inner_steps=3, engine=engine
+        )
         optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
         learner.compile(optimizer, "mse", metrics=["mae"])
     else:
