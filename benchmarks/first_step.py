@@ -112,11 +112,11 @@ def _rl(arguments):
 
     from maml_tf import main_rl as program
     from maml_tf import share_cores
-    from maml_tf.rl import train
+    from maml_tf.rl import train, trpo
 
     values = program.parse([*arguments, "--algo=maml_trpo"])
     config = program.config_from_flags(values)
-    share_cores(config.meta_batch_size)
+    share_cores(min(config.meta_batch_size, trpo.MOST_GROUPS))
     learner = train.build_learner(config)
     sampler = train.training_tasks(config, learner.environment, learner.rounds)
     return learner, sampler(tf.constant(0, tf.int64))
