@@ -111,12 +111,11 @@ def _rl(arguments):
     import tensorflow as tf
 
     from maml_tf import main_rl as program
-    from maml_tf import share_cores
-    from maml_tf.rl import train, trpo
+    from maml_tf.rl import train
 
     values = program.parse([*arguments, "--algo=maml_trpo"])
     config = program.config_from_flags(values)
-    share_cores(min(config.meta_batch_size, trpo.MOST_GROUPS))
+    train.share_cores(config)
     learner = train.build_learner(config)
     sampler = train.training_tasks(config, learner.environment, learner.rounds)
     return learner, sampler(tf.constant(0, tf.int64))

@@ -14,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf  # noqa: E402  (after its log level)
 
-from maml_tf import main_rl, share_cores  # noqa: E402
-from maml_tf.rl import train, trpo  # noqa: E402
+from maml_tf import main_rl  # noqa: E402
+from maml_tf.rl import train  # noqa: E402
 
 REPETITIONS = 10
 
@@ -23,7 +23,7 @@ REPETITIONS = 10
 def main():
     """Prints a line for each part."""
     config = main_rl.config_from_flags(main_rl.parse([]))
-    share_cores(min(config.meta_batch_size, trpo.MOST_GROUPS))
+    train.share_cores(config)
     learner = train.build_learner(config)
     sampler = train.training_tasks(config, learner.environment, learner.rounds)
     element = tasks, (seeds, *_) = sampler(tf.constant(0, tf.int64))

@@ -4,8 +4,8 @@ import sys
 
 from absl import flags
 
-from maml_tf import command_line, cores, distribution, main_flags
-from maml_tf.rl import published, train, trpo
+from maml_tf import command_line, distribution, main_flags
+from maml_tf.rl import published, train
 from maml_tf.rl.config import ALL, RLConfig, original
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> int:
 def _run(arguments):
     values = parse(arguments)
     config = config_from_flags(values)
-    cores.share_unless_started(min(config.meta_batch_size, trpo.MOST_GROUPS))
+    train.share_cores(config)
     runs = {config.algo: config}
     if config.algo == ALL:
         runs = train.methods(config)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from maml_tf import (
     callbacks,
     checkpoints,
+    cores,
     distribution,
     plots,
     provenance,
@@ -21,7 +22,14 @@ from maml_tf import (
     tasks,
 )
 from maml_tf.evaluation import write_curve
-from maml_tf.rl import evaluation, learners, locomotion, pictures, policies
+from maml_tf.rl import (
+    evaluation,
+    learners,
+    locomotion,
+    pictures,
+    policies,
+    trpo,
+)
 from maml_tf.rl import explain as explanations
 from maml_tf.rl.config import ALGORITHMS, RLConfig, original
 from maml_tf.rl.navigation import Navigation
@@ -32,6 +40,11 @@ PHASE = "policy"
 SAVE_INTERVAL = 5
 PICTURED = 6
 """Goals in the picture of trajectories."""
+
+
+def share_cores(config: RLConfig) -> None:
+    """Lets the groups of tasks of a trust-region step run side by side."""
+    cores.share_unless_started(min(config.meta_batch_size, trpo.MOST_GROUPS))
 
 
 def build_environment(config: RLConfig):
