@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import published
+from multitask import MultitaskConfig
 
 from maml_tf import records
 from maml_tf.config import EVALUATION_TASKS, Config
@@ -16,6 +17,7 @@ from maml_tf.rl.config import RLConfig, original
 CONFIGS = {
     "classification": Config,
     "regression": Config,
+    "multitask": MultitaskConfig,
     "reptile": ReptileConfig,
     "rl": RLConfig,
 }
@@ -110,13 +112,12 @@ def deviations(flagfile: str, record: dict) -> list[str]:
         if value != expected:
             found.append(f"--{flag}={value}, not {expected}")
     tasks = {
-        Config: EVALUATION_TASKS,
         ReptileConfig: int(given.get("eval_samples", 10_000)),
         RLConfig: RLConfig.test_goals,
     }
     standard = {
         "classes": "test",
-        "tasks": tasks[kind],
+        "tasks": tasks.get(kind, EVALUATION_TASKS),
         "test_rotations": not reptile,
         "label_permutations": 1,
         **({} if reptile else {"norm_statistics": "queries"}),

@@ -15,6 +15,7 @@ ITERATIONS = (
     "pretrain_iterations",
     "meta_iters",
     "n_itr",
+    "models",
 )
 
 

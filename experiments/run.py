@@ -29,6 +29,7 @@ import published
 
 MODULES = {
     "regression": "maml_tf.main",
+    "multitask": "experiments.multitask",
     "classification": "maml_tf.main",
     "reptile": "maml_tf.main_reptile",
     "rl": "maml_tf.main_rl",

@@ -198,8 +198,10 @@ flags.DEFINE_bool(
 )
 
 
-def config_from_flags(values: flags.FlagValues) -> Config:
-    """Returns the settings that parsed flags describe.
+def config_from_flags(
+    values: flags.FlagValues, kind: type[Config] = Config
+) -> Config:
+    """Returns the settings that parsed flags describe, `Config` or a kind of.
 
     Where flags are not given, an imported checkpoint tells the network.
 
@@ -210,10 +212,10 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     told = {}
     if prefix := values["import_checkpoint"].value:
         told = legacy.settings(prefix)
-    fields = command_line.fields(Config, values, told)
+    fields = command_line.fields(kind, values, told)
     if fields["baseline"] == "None":
         fields["baseline"] = None
-    return Config(**fields)
+    return kind(**fields)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -241,21 +243,26 @@ def main(argv: list[str]) -> int:
     """Explains, trains, evaluates or compares; returns the exit status."""
     if flags.FLAGS.compare:
         return command_line.guarded("maml-tf", lambda: _compare(argv[1:]))
-    return guarded(argv, _run)
+    return guarded(argv, perform)
 
 
-def guarded(argv: list[str], action: Callable[[Config], None]) -> int:
+def guarded(
+    argv: list[str],
+    action: Callable[[Config], None],
+    kind: type[Config] = Config,
+) -> int:
     """Calls `action` with the settings of the flags, see `command_line`."""
 
     def with_settings():
         if len(argv) > 1:
             raise ConfigError(f"expected flags only, got {argv[1]!r}.")
-        action(config_from_flags(flags.FLAGS))
+        action(config_from_flags(flags.FLAGS, kind))
 
     return command_line.guarded("maml-tf", with_settings)
 
 
-def _run(config):
+def perform(config: Config) -> None:
+    """Explains, checks data, exports, trains or evaluates, as flags say."""
     cores.share_unless_started(
         config.meta_batch_size if config.train else train.TEST_META_BATCH
     )

@@ -1,0 +1,216 @@
+"""The MAML paper's multi-task baseline on sinusoids: networks are averaged.
+
+One network after another learns a task of its own from many points. Their mean
+is what a test fine-tunes. Without --train=False this trains, and goes on where
+it was interrupted; the other flags are those of maml-tf.
+"""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+from absl import app, flags
+
+from maml_tf import callbacks, checkpoints, main, sinusoids, train
+from maml_tf.config import Config
+from maml_tf.run_folder import RunFolder
+
+LEARNING_RATE = 0.005
+BATCH = 100
+HELD_OUT = 1000
+INTERVAL = 10
+PULLS = ("origin", "mean")
+
+flags.DEFINE_integer("models", 500, "networks, each of a task of its own")
+flags.DEFINE_integer("model_steps", 4000, "Adam's steps for each network")
+flags.DEFINE_float("pull_strength", 0.0, "λ of the penalty on weights")
+flags.DEFINE_enum(
+    "pull",
+    "origin",
+    PULLS,
+    "what the penalty measures distance from: origin, or mean, that of the "
+    "networks so far",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultitaskConfig(Config):
+    """The settings of one run; an iteration is one network.
+
+    Raises:
+      ConfigError: if a value, or a combination, makes no sense.
+    """
+
+    NOTED = Config.NOTED | {"models"}
+
+    models: int = 500
+    model_steps: int = 4000
+    pull_strength: float = 0.0
+    pull: str = "origin"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_choice("datasource", ("sinusoid",))
+        self.check_choice("pull", PULLS)
+        self.check_not_negative("pull_strength")
+        for field in ("models", "model_steps"):
+            self.check_at_least(field, 1)
+
+    @property
+    def phases(self) -> tuple[int, int]:
+        """All networks, and no meta-training."""
+        return self.models, 0
+
+    @property
+    def exp_string(self) -> str:
+        """The run folder's name."""
+        return f"{super().exp_string}.multitask"
+
+
+class Regressor:
+    """A network that learns one sinusoid after another, each from scratch.
+
+    With w̄ the mean, or 0, it minimises mean((y − f(x; w))²) + λ ‖w − w̄‖².
+
+    Source: Finn et al. 2017, appendix C.
+
+    Args:
+      config: the settings.
+      mean: the network of mean weights, which may change between tasks.
+    """
+
+    def __init__(self, config: MultitaskConfig, mean: keras.Model):
+        self.config = config
+        self.network = train.build_network(config)
+        if config.pull_strength:
+            self._pull(mean)
+        decay = keras.optimizers.schedules.CosineDecay(
+            LEARNING_RATE, config.model_steps
+        )
+        adam = keras.optimizers.Adam(decay)
+        # Keras's own loop over steps costs more than these steps.
+        self.network.compile(
+            adam,
+            "mse",
+            metrics=["mse"],
+            steps_per_execution=config.model_steps,
+        )
+        adam.build(self.network.trainable_variables)
+        self._adam = adam, [np.asarray(v) for v in adam.variables]
+
+    def learn(self, task: int) -> float:
+        """Learns a task, and returns its mean squared error on other points.
+
+        Args:
+          task: its number; with the seed it tells sinusoid and initial values.
+        """
+        rng = np.random.RandomState([self.config.seed, task])
+        points = BATCH * self.config.model_steps + HELD_OUT
+        drawn = sinusoids.draw_sinusoids(rng, 1, points)
+        x, y = (part[0].astype(np.float32) for part in (drawn.x, drawn.y))
+        self._start_anew(rng.randint(2**31))
+        self.network.fit(
+            x[HELD_OUT:], y[HELD_OUT:], BATCH, shuffle=False, verbose=0
+        )
+        return self.network.evaluate(
+            x[:HELD_OUT],
+            y[:HELD_OUT],
+            HELD_OUT,
+            verbose=0,
+            return_dict=True,
+        )["mse"]
+
+    def _pull(self, mean):
+        """Adds the penalty as Keras's regularizer of each weight."""
+        pairs = zip(
+            self.network.trainable_variables,
+            mean.trainable_variables,
+            strict=True,
+        )
+        for weight, centre in pairs:
+            weight.regularizer = functools.partial(
+                _penalty,
+                centre=centre if self.config.pull == "mean" else 0.0,
+                strength=self.config.pull_strength,
+            )
+
+    def _start_anew(self, seed):
+        adam, initial = self._adam
+        for variable, value in zip(adam.variables, initial, strict=True):
+            variable.assign(value)
+        fresh = train.build_network(dataclasses.replace(self.config, seed=seed))
+        self.network.set_weights(fresh.get_weights())
+
+
+def _penalty(weight, centre, strength):
+    return strength * keras.ops.sum((weight - centre) ** 2)
+
+
+def train_mean(config: MultitaskConfig) -> None:
+    """Trains the networks, or those that are missing, and keeps their mean.
+
+    Raises:
+      checkpoints.CheckpointError: if the latest checkpoint cannot be used.
+      files.BusyError: if another process trains in the folder.
+      settings.ConfigError: if a setting is not what the checkpoint needs.
+    """
+    mean = train.build_network(config)
+    mean.set_weights([np.zeros_like(w) for w in mean.get_weights()])
+    learner = train.build_learner(config, mean, "pretrain")
+    run = RunFolder(config)
+    with run.entered():
+        done = run.latest()
+        if done is not None:
+            checkpoints.restore(done, learner, phase=None)
+        run.describe(__doc__)
+        print(f"folder     {config.folder}")
+        _train(run, learner, done.iteration if done else 0)
+
+
+def _train(run, learner, start):
+    mean, regressor = learner.network, Regressor(run.config, learner.network)
+    errors = run.table("training.csv", start)
+    keepers = [
+        callbacks.Clock(start, run.table("seconds.csv", start), INTERVAL),
+        callbacks.Saver(
+            start, functools.partial(run.save, learner, "pretrain"), INTERVAL
+        ),
+    ]
+    for task in range(start, run.config.models):
+        error, done = regressor.learn(task), task + 1
+        pairs = zip(mean.weights, regressor.network.weights, strict=True)
+        for average, weight in pairs:
+            average.assign_add((weight - average) / done)
+        errors.append(done, {"mse": error})
+        for keeper in keepers:
+            keeper.on_iteration(done)
+        if done % INTERVAL == 0:
+            _report(errors)
+    for keeper in keepers:
+        keeper.on_train_end()
+
+
+def _report(errors):
+    rows = [row["mse"] for row in errors.last(len(errors))]
+    print(
+        f"Network {len(rows)}: mean squared error on its own task, mean of "
+        f"all, {np.mean(rows):.4f}, largest {np.max(rows):.4f}",
+        flush=True,
+    )
+
+
+def _run(config):
+    if flags.FLAGS.explain:
+        print(__doc__.strip())
+    elif config.train:
+        train_mean(config)
+    else:
+        main.perform(config)
+
+
+if __name__ == "__main__":
+    app.run(
+        lambda argv: main.guarded(argv, _run, MultitaskConfig),
+        flags_parser=main.parse,
+    )
