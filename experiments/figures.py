@@ -24,7 +24,13 @@ SINUSOIDS = {
     "sinusoid_maml": "MAML, α = 0.01",
     "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
     "sinusoid_pretrained": "pretrained, α = 0.01",
+    "sinusoid_pretrained_lr_002": "pretrained, α = 0.02",
     "sinusoid_oracle": "oracle",
+}
+MULTITASK = {
+    "sinusoid_multitask": "no penalty",
+    "sinusoid_multitask_l2": "l2",
+    "sinusoid_multitask_mean": "distance from the mean",
 }
 PANELS = {
     "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
@@ -32,6 +38,7 @@ PANELS = {
 }
 WINDOW = 80
 LIMIT = 3.5
+MULTITASK_LIMIT = 8.0
 
 
 def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
@@ -55,7 +62,7 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
 
 def _figures(chosen, results):
     """Yields file name, caption, and what draws it and tells whether it did."""
-    for shots in (5, 10):
+    for shots in (5, 10, 20):
         yield (
             f"sinusoid_{shots}shot.png",
             f"Sinusoid, {shots}-shot test: mean squared error over gradient "
@@ -63,14 +70,26 @@ def _figures(chosen, results):
             + (", and the paper's values (Table 2)" if shots == 5 else "")
             + ". Figures 3 and 6 of the MAML paper. Curves that diverge are "
             "cut where they leave the axes.",
-            lambda path, k=shots: _sinusoid_curves(chosen, k, path),
+            lambda path, k=shots: _sinusoid_curves(
+                chosen, SINUSOIDS, k, LIMIT, path
+            ),
         )
+    for shots in (5, 10):
         yield (
             f"sinusoid_fits_{shots}shot.png",
             f"Sinusoid, one task fitted to {shots} points. Figure 2 of the "
             "MAML paper.",
             lambda path, k=shots: _fits(chosen, k, path),
         )
+    yield (
+        "sinusoid_multitask.png",
+        "Sinusoid, 5-shot test: the mean of 500 networks of a task each, "
+        "fine-tuned, by the penalty in their training, and the MAML paper's "
+        "values (Table 2).",
+        lambda path: _sinusoid_curves(
+            chosen, MULTITASK, 5, MULTITASK_LIMIT, path
+        ),
+    )
     yield (
         "omniglot_iterations.png",
         "Omniglot 5-way 1-shot: accuracy on one meta-batch of validation "
@@ -118,7 +137,7 @@ def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return mean, half
 
 
-def _inside(mean, half, limit=LIMIT):
+def _inside(mean, half, limit):
     """Returns a curve up to where it leaves the axes."""
     outside = np.maximum.accumulate(~(mean + half < limit))
     return np.where(outside, np.nan, mean), np.where(outside, np.nan, half)
@@ -133,11 +152,11 @@ def _of(chosen, name, **facts):
     ]
 
 
-def _sinusoid_curves(chosen, shots, path):
+def _sinusoid_curves(chosen, names, shots, limit, path):
     curves, paper = {}, {}
-    for name, label in SINUSOIDS.items():
+    for name, label in names.items():
         if found := _of(chosen, name, shots=shots):
-            curves[label] = _inside(*curve(found))
+            curves[label] = _inside(*curve(found), limit)
             values = {
                 int(u): float(v) for u, (v, _) in found[0]["paper"].items()
             }
@@ -145,7 +164,7 @@ def _sinusoid_curves(chosen, shots, path):
                 paper[f"{label.split(',')[0]}, paper"] = values
     if curves:
         metric = f"mean squared error, K = {shots}"
-        plots.plot_curves(curves, path, metric, points=paper, limits=(0, LIMIT))
+        plots.plot_curves(curves, path, metric, points=paper, limits=(0, limit))
     return bool(curves)
 
 

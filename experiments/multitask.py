@@ -10,9 +10,10 @@ import functools
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
-from maml_tf import callbacks, checkpoints, main, sinusoids, train
+from maml_tf import callbacks, checkpoints, main, sinusoids, tasks, train
 from maml_tf.config import Config
 from maml_tf.run_folder import RunFolder
 
@@ -108,17 +109,14 @@ class Regressor:
         rng = np.random.RandomState([self.config.seed, task])
         points = BATCH * self.config.model_steps + HELD_OUT
         drawn = sinusoids.draw_sinusoids(rng, 1, points)
-        x, y = (part[0].astype(np.float32) for part in (drawn.x, drawn.y))
+        pairs = [part[0].astype(np.float32) for part in (drawn.x, drawn.y)]
+        batches = [part[HELD_OUT:].reshape(-1, BATCH, 1) for part in pairs]
         self._start_anew(rng.randint(2**31))
-        self.network.fit(
-            x[HELD_OUT:], y[HELD_OUT:], BATCH, shuffle=False, verbose=0
-        )
+        data = tf.data.Dataset.from_tensor_slices(tuple(batches))
+        self.network.fit(tasks.untuned(data), verbose=0)
+        held_out = [part[:HELD_OUT] for part in pairs]
         return self.network.evaluate(
-            x[:HELD_OUT],
-            y[:HELD_OUT],
-            HELD_OUT,
-            verbose=0,
-            return_dict=True,
+            *held_out, HELD_OUT, verbose=0, return_dict=True
         )["mse"]
 
     def _pull(self, mean):
