@@ -7,7 +7,7 @@ and the data, which are made up here; policies make their own. Then come the
 time of a later step, the memory that training took beyond what was there
 before, and its estimate. Each flagfile has a process of its own. Those of
 Reptile, reptile_…, and of reinforcement learning, rl_…, which trains MAML here,
-have no estimate. `--more=--tasks_per_step=2` adds flags, and repeated it
+have no estimate; the multi-task baseline has no meta-updates, and is left out. `--more=--tasks_per_step=2` adds flags, and repeated it
 measures one after the other: so one sees how time and memory grow with a
 setting. `--steps` is how many later steps the mean is of.
 """
@@ -32,11 +32,16 @@ FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 def main(argv):
     """Measures one flagfile after another: those given, or all."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for path in argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags"))):
+    for path in argv[1:] or _all():
         for more in FLAGS.more:
             with Worker(path, timer) as worker:
                 row = worker.ask((path, more, FLAGS.steps))
             print(f"{row}  {path} {more}".rstrip(), flush=True)
+
+
+def _all():
+    found = sorted(map(str, FLAGS_FOLDER.rglob("*.flags")))
+    return [path for path in found if "multitask" not in path]
 
 
 def timer():

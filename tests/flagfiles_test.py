@@ -160,7 +160,7 @@ def test_runs_several_and_lists_those_that_fail(monkeypatch, capsys, tmp_path):
 def test_a_budget_is_for_training(monkeypatch, tmp_path):
     called = fake_calls(monkeypatch)
     run.main(["sinusoid_maml", "--budget=2m", f"--logdir={tmp_path}"])
-    assert [budget for *_, budget in called] == [120, None, None]
+    assert [budget for *_, budget in called] == [120, None, None, None]
 
 
 def test_other_seeds_have_folders_of_their_own():
