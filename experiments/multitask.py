@@ -23,17 +23,6 @@ HELD_OUT = 1000
 INTERVAL = 10
 PULLS = ("origin", "mean")
 
-flags.DEFINE_integer("models", 500, "networks, each of a task of its own")
-flags.DEFINE_integer("model_steps", 4000, "Adam's steps for each network")
-flags.DEFINE_float("pull_strength", 0.0, "λ of the penalty on weights")
-flags.DEFINE_enum(
-    "pull",
-    "origin",
-    PULLS,
-    "what the penalty measures distance from: origin, or mean, that of the "
-    "networks so far",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class MultitaskConfig(Config):
@@ -70,6 +59,26 @@ class MultitaskConfig(Config):
     def exp_string(self) -> str:
         """The run folder's name."""
         return "multitask"
+
+
+flags.DEFINE_integer(
+    "models", MultitaskConfig.models, "networks, each of a task of its own"
+)
+flags.DEFINE_integer(
+    "model_steps", MultitaskConfig.model_steps, "Adam's steps for each network"
+)
+flags.DEFINE_float(
+    "pull_strength",
+    MultitaskConfig.pull_strength,
+    "λ of the penalty on weights",
+)
+flags.DEFINE_enum(
+    "pull",
+    MultitaskConfig.pull,
+    PULLS,
+    "what the penalty measures distance from: origin, or mean, that of the "
+    "networks so far",
+)
 
 
 class Regressor:
