@@ -17,7 +17,7 @@ from maml_tf import callbacks, checkpoints, main, sinusoids, tasks, train
 from maml_tf.config import Config
 from maml_tf.run_folder import RunFolder
 
-LEARNING_RATE = 0.005
+LEARNING_RATE = 0.01
 BATCH = 100
 HELD_OUT = 1000
 INTERVAL = 10
@@ -38,7 +38,7 @@ class MultitaskConfig(Config):
     NOTED = Config.NOTED | {"models"}
 
     models: int = 500
-    model_steps: int = 4000
+    model_steps: int = 8000
     pull_strength: float = 0.0
     pull: str = "origin"
 
