@@ -161,6 +161,7 @@ def train_mean(config: MultitaskConfig) -> None:
     """Trains the networks, or those that are missing, and keeps their mean.
 
     Raises:
+      ArithmeticError: if a network's error is not finite.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       files.BusyError: if another process trains in the folder.
       settings.ConfigError: if a setting is not what the checkpoint needs.
@@ -189,6 +190,11 @@ def _train(run, learner, start):
     ]
     for task in range(start, run.config.models):
         error, done = regressor.learn(task), task + 1
+        if not np.isfinite(error):
+            raise ArithmeticError(
+                f"Network {done}: its error is not finite. Lower "
+                f"--pull_strength={run.config.pull_strength}."
+            )
         pairs = zip(mean.weights, regressor.network.weights, strict=True)
         for average, weight in pairs:
             average.assign_add((weight - average) / done)

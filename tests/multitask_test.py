@@ -77,6 +77,13 @@ def test_a_penalty_pulls_weights_to_its_centre(tmp_path, pull, expected):
         np.testing.assert_allclose(weight, expected, atol=0.01)
 
 
+def test_nothing_is_kept_that_is_not_finite(tmp_path):
+    wrong = config(tmp_path, pull_strength=1e38)
+    with pytest.raises(ArithmeticError, match="Lower --pull_strength=1e"):
+        multitask.train_mean(wrong)
+    assert not checkpoints.list_checkpoints(wrong.folder)
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
