@@ -7,9 +7,10 @@ and the data, which are made up here; policies make their own. Then come the
 time of a later step, the memory that training took beyond what was there
 before, and its estimate. Each flagfile has a process of its own. Those of
 Reptile, reptile_…, and of reinforcement learning, rl_…, which trains MAML here,
-have no estimate; the multi-task baseline has no meta-updates, and is left out. `--more=--tasks_per_step=2` adds flags, and repeated it
-measures one after the other: so one sees how time and memory grow with a
-setting. `--steps` is how many later steps the mean is of.
+have no estimate; the multi-task baseline has no meta-updates, and is left out.
+`--more=--tasks_per_step=2` adds flags, and repeated it measures one after the
+other: so one sees how time and memory grow with a setting. `--steps` is how
+many later steps the mean is of.
 """
 
 import os

@@ -10,15 +10,19 @@ import tensorflow as tf
 
 from maml_tf import cores
 
+ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
+
 
 def commit() -> str | None:
     """Returns the commit of the program, with "+" if files differ from it.
 
-    `None` if it does not run from a Git repository, or Git is missing.
+    Results may, as they compute nothing. `None` if it does not run from a Git
+    repository, or Git is missing.
     """
+    status = "status", "--porcelain", "--untracked-files=no", "--"
     try:
         revision = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        changed = _git(*status, *ALL_BUT_RESULTS)
     except (OSError, subprocess.CalledProcessError):
         return None
     return revision + "+" * bool(changed)
