@@ -37,7 +37,7 @@ PANELS = {
     "sinusoid_pretrained": "pretrained",
 }
 WINDOW = 80
-LIMIT = 3.5
+LIMIT = 4.0
 MULTITASK_LIMIT = 8.0
 
 
