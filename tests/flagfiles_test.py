@@ -10,14 +10,13 @@ import pytest
 from absl import flags
 
 from maml_tf import main, main_reptile, main_rl
-from maml_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_experiments.sh"
 FLAGFILES = sorted((ROOT / "flags").glob("*/*.flags"))
 sys.path.insert(0, str(ROOT / "experiments"))
 
-import multitask  # noqa: E402
+import collect  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
 import run  # noqa: E402
 
@@ -43,8 +42,7 @@ def parse(flagfile, *more):
         return program.config_from_flags(values)
     values = copy.deepcopy(flags.FLAGS)
     values(["maml-tf", f"--flagfile={flagfile}", *more])
-    kinds = {"multitask": multitask.MultitaskConfig}
-    kind = kinds.get(flagfile.parent.name, Config)
+    kind = collect.CONFIGS[flagfile.parent.name]
     return main.config_from_flags(values, kind)
 
 
