@@ -25,6 +25,7 @@ SINUSOIDS = {
     "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
     "sinusoid_pretrained": "pretrained, α = 0.01",
     "sinusoid_pretrained_lr_002": "pretrained, α = 0.02",
+    "sinusoid_pretrained_tuned": "pretrained, α = 0.002",
     "sinusoid_oracle": "oracle",
 }
 MULTITASK = {
