@@ -365,6 +365,29 @@ class Clock(Keeper):
         self.table.append(self.done, {"seconds": seconds})
 
 
+def keepers(
+    run, learner, phase: str, start: int, interval: int
+) -> list[Keeper]:
+    """Returns what keeps the time and the state of a run in its folder.
+
+    Args:
+      run: the `RunFolder`.
+      learner: what is saved.
+      phase: of training, by which a checkpoint is restored.
+      start: the iteration at which the run starts or continues.
+      interval: in iterations.
+    """
+    return [
+        Clock(start, run.table("seconds.csv", start), interval),
+        Saver(
+            start,
+            lambda done: run.save(learner, phase, done),
+            interval,
+            run.config.on_save_error,
+        ),
+    ]
+
+
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the current step on SIGINT or SIGTERM.
 

@@ -300,13 +300,7 @@ def _fit(run, learner, data, curves, start):
     others = [
         callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
         *_logging(run, learner, curves, start),
-        callbacks.Clock(start, run.table("seconds.csv", start), save_interval),
-        callbacks.Saver(
-            start,
-            lambda done: run.save(learner, PHASE, done),
-            save_interval,
-            run.config.on_save_error,
-        ),
+        *callbacks.keepers(run, learner, PHASE, start, save_interval),
     ]
     callbacks.fit(learner, batches, start, end, others)
 

@@ -303,13 +303,7 @@ def _fit(run, learner, training, validation, phase, start, end):
     others = [
         callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
         *_logging(run, learner, training, validation, phase, start),
-        callbacks.Clock(start, run.table("seconds.csv", start), save_interval),
-        callbacks.Saver(
-            start,
-            lambda done: run.save(learner, phase, done),
-            save_interval,
-            run.config.on_save_error,
-        ),
+        *callbacks.keepers(run, learner, phase, start, save_interval),
     ]
     callbacks.fit(learner, data, start, end, others)
 

@@ -182,13 +182,7 @@ def _fit(run, learner, start):
             _line,
             window=1,
         ),
-        callbacks.Clock(start, run.table("seconds.csv", start), SAVE_INTERVAL),
-        callbacks.Saver(
-            start,
-            lambda done: run.save(learner, PHASE, done),
-            SAVE_INTERVAL,
-            config.on_save_error,
-        ),
+        *callbacks.keepers(run, learner, PHASE, start, SAVE_INTERVAL),
     ]
     batches = tasks.meta_batches(data, start).take(end - start)
     callbacks.fit(learner, batches, start, end, others)
