@@ -3,6 +3,7 @@
 A record is what `maml-tf` and `reptile-tf` write beside a test's CSV file.
 """
 
+import hashlib
 import pathlib
 import shutil
 
@@ -10,7 +11,7 @@ import published
 from multitask import MultitaskConfig
 
 from maml_tf import records
-from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.rl.config import RLConfig, original
 
@@ -21,15 +22,21 @@ CONFIGS = {
     "reptile": ReptileConfig,
     "rl": RLConfig,
 }
+TEST = ("--train=False", "--test_set=True")
+"""Flags of every test that is apart from training."""
 FREE = {
     "algo",
-    "seed",
-    "meta_iterations",
+    "eval_interval",
+    "metatrain_iterations",
+    "n_itr",
     "pretrain_iterations",
-    "train_shots",
-    "train_inner_lr",
-    "num_queries",
+    "pretrained",
+    "seed",
+    "train",
+    "train_update_batch_size",
+    "train_update_lr",
 }
+"""Flags that change no number, or what a record has a name of its own for."""
 
 
 def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
@@ -76,13 +83,13 @@ def collected(
             if part not in published.BASELINES
         },
         "published_iterations": published.published_iterations(name, flagfile),
-        "deviations": deviations(flagfile, record),
+        "deviations": deviations(name, record),
         **record,
     }
     words = [name, part, f"{record['shots']}shot", f"seed{record['seed']}"]
     words.append(str(record["iterations"]))
     if whole["deviations"]:
-        words.append(f"{len(whole['deviations'])}deviations")
+        words.append(_short("; ".join(whole["deviations"])))
     file = ".".join(word for word in words if word) + ".json"
     published.RECORDS.mkdir(parents=True, exist_ok=True)
     if curve and curve.exists():
@@ -94,39 +101,44 @@ def collected(
     return file
 
 
-def deviations(flagfile: str, record: dict) -> list[str]:
-    """Returns in what training and test were not the flagfile's, in words."""
-    kind = CONFIGS[flagfile.split("/")[0]]
-    reptile = kind is ReptileConfig
-    given, fields = published.flags_of(flagfile), kind.__dataclass_fields__
+def _short(text):
+    """Returns a word for a text that is too long for a file's name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def deviations(name: str, record: dict) -> list[str]:
+    """Returns in what training and test were not the flagfile's, in words.
+
+    Args:
+      name: of the experiment.
+      record: what a test wrote. `settings` are those of training, and
+        `test_settings` those of the test; older records have none.
+    """
+    rows = published.by_name()[name]
+    given = published.flags_of(rows[0].flagfile)
+    tests = [r.test_flags for r in rows if int(r.shots) == record["shots"]]
+    of_test = published.flags_in([*TEST, *tests[0].split()] if tests else TEST)
+    kind = CONFIGS[rows[0].flagfile.split("/")[0]]
     own = original(given["env"], record["algo"]) if kind is RLConfig else {}
-    found = []
-    for field, value in (record["settings"] or {}).items():
-        if field in FREE or field not in fields:
-            continue
+    return [
+        *_changed(kind, record["settings"], given, own),
+        *_changed(kind, record.get("test_settings"), given | of_test, own),
+    ]
+
+
+def _changed(kind, settings, given, own):
+    """Yields the settings that are not what flags, and the paper, say."""
+    fields = kind.__dataclass_fields__
+    for field, value in (settings or {}).items():
         flag = kind.flag_name(field)
+        if flag in FREE or field not in fields:
+            continue
         expected = default = fields[field].default
         if flag in given:
             expected = _like(default, given[flag])
         expected = own.get(field, expected)
         if value != expected:
-            found.append(f"--{flag}={value}, not {expected}")
-    tasks = {
-        ReptileConfig: int(given.get("eval_samples", 10_000)),
-        RLConfig: RLConfig.test_goals,
-    }
-    standard = {
-        "classes": "test",
-        "tasks": tasks.get(kind, EVALUATION_TASKS),
-        "test_rotations": not reptile,
-        "label_permutations": 1,
-        **({} if reptile else {"norm_statistics": "queries"}),
-    }
-    for fact, expected in standard.items():
-        value = record.get(fact)
-        if value is not None and value != expected:
-            found.append(f"{fact}: {value}, not {expected}")
-    return found
+            yield f"--{flag}={value}, not {expected}"
 
 
 def _like(default, text):

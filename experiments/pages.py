@@ -58,7 +58,7 @@ def chosen(records: list[dict]) -> list[dict]:
     """Returns the longest trainings of each experiment, test and seed.
 
     Of equally long ones those with the fewest deviations; other seeds count
-    if they were trained as long as the longest.
+    if they were trained as long as the longest, and alike.
     """
     groups: dict[tuple, list[dict]] = {}
     for record in records:
@@ -70,8 +70,8 @@ def chosen(records: list[dict]) -> list[dict]:
 def _longest(group):
     most = max(r["iterations"] or 0 for r in group)
     group = [r for r in group if (r["iterations"] or 0) == most]
-    fewest = min(len(r["deviations"]) for r in group)
-    return [r for r in group if len(r["deviations"]) == fewest]
+    fewest = min((r["deviations"] for r in group), key=len)
+    return [r for r in group if r["deviations"] == fewest]
 
 
 def _protocols(path):
@@ -130,6 +130,8 @@ MEASURED = [
     "machine",
 ]
 REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
+TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
+"""Deviations that make an interval wider or narrower, and no more."""
 UNITS = {"accuracy": "%", "return": "return"}
 NEEDS = {"none": "nothing", "mujoco": "MuJoCo"}
 NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
@@ -143,20 +145,24 @@ def _number(number, used):
         and r["shots"] == int(number.shots)
         and r["part"] not in published.BASELINES
     ]
+    step = int(number.step)
+    found = [r for r in found if "steps" in r or step < len(r["mean"])]
     if not found:
         return
-    mean, half = ours(found, int(number.step))
+    mean, half = ours(found, step)
     words = [number.note, *found[0]["deviations"]]
     done, all_ = found[0]["iterations"], found[0]["published_iterations"]
     where = f"{number.name}, {number.shots}-shot" * (number.unit == "MSE")
-    seeds = f" ({len(found)} seeds)" * (len(found) > 1)
+    lost = len(_diverging(found, step))
+    among = f"{lost} of " * bool(lost)
+    seeds = f" ({among}{len(found)} seeds)" * (len(found) > 1)
     yield [
         f"{where or number.name}, {_steps(number)}",
         number.source or "-",
         number.paper or "-",
         _interval(mean, half, number.unit) + seeds,
         verdict(number, mean, half, found),
-        f"{done:,} of {all_:,}",
+        f"{_count(done)} of {all_:,}",
         "; ".join(word for word in words if word) or "none",
     ]
 
@@ -185,10 +191,11 @@ def verdict(number, mean, half, found) -> str:
     if not number.value:
         return "no value printed"
     if not np.isfinite(mean + half):
-        count = ", ".join(str(r["diverged"]) for r in found)
+        lost = _diverging(found, int(number.step))
+        count = ", ".join(str(r["diverged"]) for r in lost)
         return (
-            "not comparable, because the inner loop diverges on "
-            f"{count} of {found[0]['tasks']} tasks"
+            "not comparable, because the inner loop diverges "
+            f"({count} of {found[0]['tasks']} tasks are not finite)"
         )
     difference = mean - float(number.value)
     apart = abs(difference) > half + float(number.ci95 or 0)
@@ -196,13 +203,18 @@ def verdict(number, mean, half, found) -> str:
     if apart:
         relation = "above" if difference > 0 else "below"
     worse = apart and (difference > 0) == (number.unit == "MSE")
-    reasons = [d for d in found[0]["deviations"] if not d.startswith("tasks")]
+    reasons = [d for d in found[0]["deviations"] if not d.startswith(TASKS)]
     share = (found[0]["iterations"] or 0) / found[0]["published_iterations"]
     if share < 1 and worse:
         reasons.append(f"{share:.0%} of the iterations were done")
     if reasons:
         return f"not comparable, because {'; '.join(reasons)} ({relation})"
     return relation
+
+
+def _diverging(found, step):
+    """Returns the records whose mean at a step is not finite."""
+    return [r for r in found if not np.isfinite(sum(ours([r], step)))]
 
 
 def _interval(mean, half, unit):
@@ -228,7 +240,7 @@ def _measured(record):
         f"{record['tasks']:,}",
         "none" if record["queries"] is None else str(record["queries"]),
         BATCH_NORM[record["norm_statistics"]],
-        f"after {record['iterations']:,}, {selected}",
+        f"after {_count(record['iterations'])}, {selected}",
         _known(record["commit"]),
         _time(record["seconds"]),
         _known(record["machine"]),
@@ -237,6 +249,10 @@ def _measured(record):
 
 def _known(fact):
     return "not recorded" if fact is None else str(fact)
+
+
+def _count(iterations):
+    return "unknown" if iterations is None else f"{iterations:,}"
 
 
 def _time(seconds):
@@ -255,7 +271,7 @@ def _short(record):
     return [
         record["experiment"],
         _known(record["seed"]),
-        f"{record['iterations']:,} of {record['published_iterations']:,}",
+        f"{_count(record['iterations'])} of {record['published_iterations']:,}",
         str(record["steps"][0] if "steps" in record else step),
         _interval(mean, half, unit),
         "; ".join(record["deviations"]) or "none",

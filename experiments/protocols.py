@@ -65,8 +65,9 @@ def _keep(checkpoint, config, rows):
 def _config(given):
     flagfile = published.by_name()[NAME][0].flagfile
     path = published.ROOT / "flags" / flagfile
+    placed, _ = published.placed(NAME, flagfile, given)
     only = ["--train=False", "--test_set=True"]
-    rest = main.parse(["maml-tf", f"--flagfile={path}", *only, *given])
+    rest = main.parse(["maml-tf", f"--flagfile={path}", *only, *placed])
     if len(rest) > 1:
         raise ValueError(f"expected flags only, got {rest[1]!r}.")
     return main.config_from_flags(flags.FLAGS)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "experiments" / "published.csv"
@@ -77,10 +78,29 @@ def by_name() -> dict[str, list[Number]]:
 
 
 def flags_of(flagfile: str) -> dict[str, str]:
-    """Returns a flagfile's flags by name; one without a value is "True"."""
-    lines = (ROOT / "flags" / flagfile).read_text(encoding="utf-8").split("\n")
-    given = [line[2:].partition("=") for line in lines if line[:2] == "--"]
+    """Returns a flagfile's flags, see `flags_in`."""
+    text = (ROOT / "flags" / flagfile).read_text(encoding="utf-8")
+    return flags_in(text.split("\n"))
+
+
+def flags_in(words: Iterable[str]) -> dict[str, str]:
+    """Returns flags by name; one without a value is "True"."""
+    given = [word[2:].partition("=") for word in words if word[:2] == "--"]
     return {name: value or "True" for name, _, value in given}
+
+
+def placed(
+    name: str, flagfile: str, flags: list[str]
+) -> tuple[list[str], pathlib.Path]:
+    """Returns flags with a folder of its own for each seed, and the folder."""
+    key = "checkpoint" if flagfile.startswith("reptile") else "logdir"
+    usual = "1" if flagfile.startswith("rl/") else "0"
+    given = flags_in("--" + flag.lstrip("-") for flag in flags)
+    if key in given:
+        return flags, pathlib.Path(given[key])
+    seed = given.get("seed", usual)
+    folder = f"logs/{name}" + (f"_seed{seed}" if seed != usual else "")
+    return [*flags, f"--{key}={folder}"], ROOT / folder
 
 
 def iterations(flagfile: str) -> int:

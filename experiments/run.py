@@ -18,7 +18,7 @@ with PYTHON=python3.12 from that; a GPU also needs
 .venv/bin/pip install -e .[gpu].
 """
 
-import pathlib
+import itertools
 import re
 import signal
 import subprocess
@@ -53,10 +53,21 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str], float | None]:
     budgets = [f for f in flags if f.split("=")[0] == "--budget"]
     flags = [f for f in flags if f not in budgets]
     known = published.by_name()
+    _require_no_values(arguments, known)
     for word in words:
         if word not in VERBS:
             _require_known(word, known)
+    if budgets and "quickstart" in words:
+        raise Refusal("--budget: expected none with quickstart, a short run.")
     return words, flags, _seconds(budgets[-1]) if budgets else None
+
+
+def _require_no_values(arguments, known):
+    """Refuses --flag value, of which the value would count as a name."""
+    for flag, word in itertools.pairwise(arguments):
+        is_name = word in known or word in VERBS or word.startswith("-")
+        if flag.startswith("--") and "=" not in flag and not is_name:
+            raise Refusal(f"{flag}: expected {flag}={word}, in one word.")
 
 
 def _require_known(name, known):
@@ -131,7 +142,7 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
 
     rows = published.by_name()[name]
     flagfile = rows[0].flagfile
-    flags, folder = _placed(name, flagfile, flags)
+    flags, folder = published.placed(name, flagfile, flags)
     began = time.time()
     if name == "quickstart":
         _call("maml_tf.main_quickstart", flagfile, flags)
@@ -151,20 +162,6 @@ def _values(rows):
     return f"{values} after {steps} steps"
 
 
-def _placed(name, flagfile, flags):
-    """Returns flags with a folder of its own for each seed, and the folder."""
-    key = "checkpoint" if flagfile.startswith("reptile") else "logdir"
-    given = {}
-    for flag in flags:
-        word, _, value = flag.lstrip("-").partition("=")
-        given[word] = value
-    if key in given:
-        return flags, pathlib.Path(given[key])
-    seed = given.get("seed", "0")
-    folder = f"logs/{name}" + (f"_seed{seed}" if seed != "0" else "")
-    return [*flags, f"--{key}={folder}"], published.ROOT / folder
-
-
 def _train_and_test(rows, flagfile, flags, budget):
     module = MODULES[flagfile.split("/")[0]]
     if module == "maml_tf.main_reptile":
@@ -172,7 +169,8 @@ def _train_and_test(rows, flagfile, flags, budget):
             _call(module, flagfile, [*flags, "--pretrained"])
         return
     if module == "maml_tf.main_rl":  # It tests what it has trained.
-        _call(module, flagfile, flags, budget)
+        if _call(module, flagfile, flags, budget):
+            _call(module, flagfile, [*flags, "--train=False"])
         return
     _call(module, flagfile, flags, budget)
     tests = dict.fromkeys(row.test_flags for row in rows)

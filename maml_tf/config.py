@@ -43,7 +43,6 @@ class Config(Settings):
     }
     FREE = Settings.FREE | {
         "label_permutations",
-        "logdir",
         "norm_statistics",
         "select",
         "test_iter",

@@ -54,7 +54,11 @@ def run_quickstart(config) -> None:
     for shots in TEST_SHOTS:
         tests = {
             label: dataclasses.replace(
-                run, train=False, shots=shots, train_shots=config.shots
+                run,
+                train=False,
+                test_set=True,
+                shots=shots,
+                train_shots=config.shots,
             )
             for label, run in runs.items()
         }

@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from maml_tf import command_line, distribution, main_flags
+from maml_tf import checkpoints, command_line, distribution, main_flags
 from maml_tf.rl import published, train
 from maml_tf.rl.config import ALL, RLConfig, original
 
@@ -117,13 +117,28 @@ def _run(arguments):
     train.share_cores(config)
     runs = {config.algo: config}
     if config.algo == ALL:
-        runs = train.methods(config)
+        runs = _without_missing(train.methods(config))
     if values.explain:
         print("\n\n".join(train.explain(run) for run in runs.values()))
         return
     curves = {algo: _train_and_evaluate(run) for algo, run in runs.items()}
-    if config.algo == ALL:
+    if config.algo == ALL and distribution.is_chief(config):
         print(f"Written: {train.draw_methods(config, curves)}")
+
+
+def _without_missing(runs):
+    """Leaves out what nobody has trained nor will, unless that is all."""
+    missing = {
+        algo: run.folder
+        for algo, run in runs.items()
+        if not (run.trains or run.algo == "random")
+        if not checkpoints.list_checkpoints(run.folder)
+    }
+    if len(missing) == len(runs) - 1:
+        return runs  # Their evaluation says so.
+    for algo, folder in missing.items():
+        print(f"{algo}: {folder} has no checkpoint; it is left out.")
+    return {algo: run for algo, run in runs.items() if algo not in missing}
 
 
 def _train_and_evaluate(config):

@@ -36,7 +36,6 @@ class ReptileConfig(Settings):
         "eval_interval",
         "eval_steps",
         "eval_tasks",
-        "folder",
         "pretrained",
         "transductive",
     }

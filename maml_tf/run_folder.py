@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from maml_tf import checkpoints, files, logs, provenance, records
+from maml_tf.settings import Settings
 
 TABLES = (
     "training.csv",
@@ -136,20 +137,33 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
 
     Returns:
       For `records.write`: `iterations` done, `seconds` that they took, the
-      `commit` that trained, its `settings` that can change a number, and its
-      `seed`. What is not known is `None`.
+      `commit` that trained, its `settings` that can change a number, its
+      `seed`, and `test_settings`, those of the evaluation that training does
+      not have or had otherwise. What is not known is `None`.
     """
     if checkpoint is None:
         names = "checkpoint", "iterations", "seconds", "commit", "settings"
-        return {**dict.fromkeys(names), "seed": None}
+        unknown = {**dict.fromkeys(names), "seed": None}
+        return {**unknown, "test_settings": _test_settings(config, {})}
     settings = checkpoints.read(checkpoint).settings
+    trained = {k: v for k, v in settings.items() if k not in config.FREE}
     return {
         "checkpoint": checkpoint.path.name,
         "iterations": checkpoint.iteration,
         "seconds": _seconds(config.folder, checkpoint.iteration),
         "commit": _commit(config.folder),
-        "settings": {k: v for k, v in settings.items() if k not in config.FREE},
+        "settings": trained,
+        "test_settings": _test_settings(config, trained),
         "seed": settings.get("seed"),
+    }
+
+
+def _test_settings(config, trained):
+    return {
+        field: value
+        for field, value in dataclasses.asdict(config).items()
+        if field not in Settings.FREE
+        if field not in trained or value != trained[field]
     }
 
 

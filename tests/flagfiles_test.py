@@ -118,10 +118,12 @@ def test_lists_every_number():
         ("omniglot_5way_1shot_siamese_nets", "nothing to run"),
         ("--budget=soon", "--budget: expected a time such as 30m"),
         ("--seed=1", "Expected the name of an experiment"),
+        ("list --seed 1", "--seed: expected --seed=1, in one word"),
+        ("quickstart --budget=1m", "--budget: expected none with quickstart"),
     ],
 )
 def test_refuses_what_it_cannot_run(name, message):
-    result = run_experiments(name)
+    result = run_experiments(*name.split())
     assert result.returncode == 2
     assert message in result.stderr
     assert not result.stdout
@@ -161,7 +163,28 @@ def test_a_budget_is_for_training(monkeypatch, tmp_path):
     assert [budget for *_, budget in called] == [120, None, None, None]
 
 
+def test_a_policy_is_tested_when_its_budget_is_spent(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(
+        run, "_call", lambda *call: called.append(call) or len(call) == 4
+    )
+    run.main(["rl_nav2d", "--budget=2m", f"--logdir={tmp_path}"])
+    training, test = called
+    assert training[3] == 120
+    assert "--train=False" in test[2]
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n][0].flagfile])
+def test_the_usual_seed_has_the_folder_without_a_seed(name):
+    flagfile = TABLE[name][0].flagfile
+    usual = parse(ROOT / "flags" / flagfile).seed
+    for seed in (0, 1):
+        _, folder = published.placed(name, flagfile, [f"--seed={seed}"])
+        words = [name] if seed == usual else [name, f"seed{seed}"]
+        assert folder.name == "_".join(words)
+
+
 def test_other_seeds_have_folders_of_their_own():
-    flags, folder = run._placed("reptile_g1", "reptile/x", ["--seed=2"])
+    flags, folder = published.placed("reptile_g1", "reptile/x", ["--seed=2"])
     assert flags == ["--seed=2", "--checkpoint=logs/reptile_g1_seed2"]
     assert folder == ROOT / "logs" / "reptile_g1_seed2"

@@ -64,7 +64,7 @@ def test_the_page_needs_no_other_file():
 def test_records_agree_with_the_published_numbers():
     names = published.by_name()
     for record in published.records():
-        if record["part"]:
+        if record["part"] in published.BASELINES:
             continue
         rows = names[record["experiment"]]
         assert record["paper"] == {
@@ -100,7 +100,61 @@ def test_policies_of_all_methods_are_taken(tmp_path, monkeypatch):
     }
     assert published.status("rl_nav2d", taken) == "measured"
     [row] = pages._number(published.by_name()["rl_nav2d"][1], taken)
-    assert row[2:5] == ["-11.68", "-11.00 ± 1.00", "intervals overlap"]
+    assert row[2:5] == ["-11.68 ± 2.16", "-11.00 ± 1.00", "intervals overlap"]
+
+
+STANDARD = {
+    "reptile_omniglot_5way_1shot": {"eval_steps": 50, "transductive": False},
+    "sinusoid_maml": {"inner_lr": 0.01, "test_set": True, "train": False},
+    "sinusoid_multitask": {"inner_lr": 0.01, "test_set": True},
+    "rl_nav2d": {"test_updates": 4, "test_transitions": 0, "goal": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("reptile_omniglot_5way_1shot", {}, []),
+        (
+            "reptile_omniglot_5way_1shot",
+            {"eval_steps": 5, "transductive": True},
+            ["--eval_iters=5, not 50", "--transductive=True, not False"],
+        ),
+        ("sinusoid_maml", {}, []),
+        ("sinusoid_maml", {"inner_lr": 0.1}, ["--update_lr=0.1, not 0.01"]),
+        ("sinusoid_multitask", {}, []),
+        (
+            "sinusoid_multitask",
+            {"inner_lr": 0.1},
+            ["--update_lr=0.1, not 0.01"],
+        ),
+        ("rl_nav2d", {}, []),
+        (
+            "rl_nav2d",
+            {"test_transitions": 4000},
+            ["--test_transitions=4000, not 0"],
+        ),
+    ],
+)
+def test_another_test_is_a_deviation(name, changed, words):
+    found = {
+        "shots": int(published.by_name()[name][0].shots),
+        "algo": "maml_trpo",
+        "settings": None,
+        "test_settings": {**STANDARD[name], **changed},
+    }
+    assert collect.deviations(name, found) == words
+
+
+def test_other_deviations_are_other_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "RECORDS", tmp_path)
+    for settings in ({"meta_lr": 0.01}, {"inner_steps": 2}, {}):
+        found = {"shots": 5, "settings": settings, "iterations": 1, "seed": 0}
+        collect.collected("sinusoid_maml", found)
+    taken = published.records(tmp_path)
+    assert sorted(len(r["deviations"]) for r in taken) == [0, 1, 1]
+    assert len(pages.chosen(taken)) == 1
+    assert len(pages.chosen([r for r in taken if r["deviations"]])) == 1
 
 
 def test_the_curve_of_a_training_is_taken_too(tmp_path, monkeypatch):
@@ -129,6 +183,9 @@ def record(iterations=100, deviations=(), diverged=0):
         "deviations": list(deviations),
         "diverged": diverged,
         "tasks": 600,
+        "metric": "mean squared error",
+        "mean": [1.0, float("nan") if diverged else 1.0],
+        "ci95": [0.1, 0.1],
     }
 
 
@@ -168,7 +225,8 @@ def record(iterations=100, deviations=(), diverged=0):
             float("nan"),
             float("nan"),
             record(diverged=4),
-            "not comparable, because the inner loop diverges on 4 of 600 tasks",
+            "not comparable, because the inner loop diverges (4 of 600 tasks "
+            "are not finite)",
         ),
         (number(""), 98.0, 0.3, record(), "no value printed"),
     ],

@@ -108,7 +108,6 @@ class RLConfig(Settings):
         "folder": "logdir",
     }
     FREE = Settings.FREE | {
-        "folder",
         "goal",
         "test_goals",
         "test_inner_lr",
