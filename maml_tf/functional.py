@@ -72,6 +72,25 @@ def _shape(part):
     return list(part.shape) if hasattr(part, "shape") else type(part).__name__
 
 
+def in_order(model: keras.Model, x) -> list:
+    """Returns inputs in the order of `model.inputs`: a dictionary's by name.
+
+    Raises:
+      ValueError: if the dictionary has other names.
+    """
+    taken = getattr(model, "input", None)
+    if taken is None or not isinstance(x, dict):
+        return tf.nest.flatten(x)
+    by_key = isinstance(taken, dict)
+    names = sorted(taken) if by_key else [like.name for like in model.inputs]
+    if {*names} != {*x}:
+        raise ValueError(
+            f"The model {model.name!r} takes inputs named {', '.join(names)}; "
+            f"found {', '.join(map(str, x)) or 'none'}."
+        )
+    return tf.nest.flatten([x[name] for name in names])
+
+
 def require_inputs(model: keras.Model, x, axes: str) -> None:
     """Raises `ValueError` unless x are inputs for a model.
 
@@ -84,7 +103,7 @@ def require_inputs(model: keras.Model, x, axes: str) -> None:
     """
     taken = [like.shape[1:] for like in getattr(model, "inputs", None) or []]
     found = [
-        tf.TensorShape(getattr(p, "shape", ())) for p in tf.nest.flatten(x)
+        tf.TensorShape(getattr(p, "shape", ())) for p in in_order(model, x)
     ]
     before = [None] * len(axes.split(", "))
     fits = len(taken) == len(found) and all(

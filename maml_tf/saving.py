@@ -26,7 +26,14 @@ class Value:
 
 
 class Learner(Replicated):
-    """A model that Keras saves by the arguments that it was made with."""
+    """A model that Keras saves by the arguments that it was made with.
+
+    It computes in full precision whatever Keras's policy is: what layers of
+    the network compute in is their own matter.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(name=name, dtype=keras.config.floatx())
 
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""

@@ -158,7 +158,9 @@ def _run(graph, weight, inputs):
 
     inputs = [
         tf.cast(x, like.dtype)
-        for x, like in zip(tf.nest.flatten(inputs), graph.inputs, strict=True)
+        for x, like in zip(
+            functional.in_order(graph, inputs), graph.inputs, strict=True
+        )
     ]
     (output,) = tf.nest.flatten(_walk(graph, inputs, act))
     return output

@@ -17,7 +17,7 @@ from maml_tf import (
     train,
 )
 from maml_tf.config import Config
-from maml_tf.inner_optimizers import SGD
+from maml_tf.inner_optimizers import SGD, Adam
 from maml_tf.reptile_config import ReptileConfig
 
 POLICY = "mixed_bfloat16"
@@ -119,6 +119,21 @@ def test_reptile_descends(task):
         ends.append(change)
     expected, actual = ends
     assert tf.norm(actual - expected) / tf.norm(expected) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["MAML", "Reptile"])
+def test_a_policy_for_everything_is_the_layers_alone(kind, task):
+    x, y = task
+    found = []
+    for policy in ("float32", POLICY):
+        network = smooth(POLICY)
+        with models.dtype_policy(policy):  # while the learner is made
+            if kind == "MAML":
+                learner = MAML(network, losses.CrossEntropy(1), inner_lr=0.1)
+            else:
+                learner = reptile.Reptile(network, Adam(0.1), inner_steps=3)
+            found.append(learner.adapt_and_predict(x, y, x))
+    np.testing.assert_array_equal(*(tf.cast(f, tf.float32) for f in found))
 
 
 def test_accuracy_is_a_share_in_float32():

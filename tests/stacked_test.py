@@ -203,3 +203,15 @@ def test_random_layers_need_a_seed(depth):
     assert stacked.unsupported(model) == []
     with pytest.raises(ValueError, match="lucky.*seed"):
         stacked.many_tasks(model, [])([], tf.ones([1, 1, 2]))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["dictionary", "list"])
+def test_inputs_in_a_dictionary_go_by_name(named):
+    signal, age = (keras.Input([3], name=name) for name in ("signal", "age"))
+    inputs = [signal, age]
+    taken = {like.name: like for like in inputs} if named else inputs
+    model = keras.Model(taken, layers.Subtract()([signal, age]))
+    x = {"signal": tf.ones([2, 4, 3]), "age": tf.zeros([2, 4, 3])}
+    np.testing.assert_array_equal(
+        stacked.many_tasks(model, [])([], x), tf.ones([2, 4, 3])
+    )
