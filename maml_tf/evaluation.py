@@ -8,7 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import losses
 from maml_tf.losses import TaskLoss
+
+LONGEST = 2**40
+"""Meta-batches; a data set of more is one without an end."""
 
 
 class AdaptationCurve(NamedTuple):
@@ -59,7 +63,17 @@ def adaptation_curve(
 
 
 def scored(score: Callable, data: tf.data.Dataset) -> AdaptationCurve:
-    """Scores the tasks of a finite data set by a `scorer` of one metric."""
+    """Scores the tasks of a finite data set by a `scorer` of one metric.
+
+    Raises:
+      ValueError: if the data set has no end.
+    """
+    count = int(data.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY or count > LONGEST:
+        raise ValueError(
+            "The data: expected a data set with an end, such as "
+            "data.take(100), found one without."
+        )
     values = [value for x, y in data for value in score(x, y).values()]
     return AdaptationCurve(np.concatenate(values))
 
@@ -81,6 +95,7 @@ def scorer(learner, metrics: Mapping[str, TaskLoss]) -> Callable:
         predictions = learner(x, training=False)
 
         def curve(metric):
+            metric = losses.per_task(metric, 1)
             after = [metric(y, query) for query in predictions.query[1:]]
             before = metric(x[1], predictions.support)
             return tf.stack([before, *after], axis=-1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import exact
@@ -70,6 +71,16 @@ def require_same_examples(x, y, axes: str) -> None:
 def _shape(part):
     """Returns the shape of a tensor as a list, or what there is instead."""
     return list(part.shape) if hasattr(part, "shape") else type(part).__name__
+
+
+def tensors(data):
+    """Returns nested arrays as tensors; lists of numbers are arrays too."""
+    if isinstance(data, dict):
+        return {key: tensors(part) for key, part in data.items()}
+    whole = all(np.isscalar(part) for part in tf.nest.flatten(data))
+    if isinstance(data, (list, tuple)) and not whole:
+        return type(data)(map(tensors, data))
+    return tf.convert_to_tensor(data)
 
 
 def in_order(model: keras.Model, x) -> list:

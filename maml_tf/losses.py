@@ -41,11 +41,7 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
       y: targets `[..., S, D]`.
       prediction: `[..., S, D]`, in the units of `y`.
     """
-    if not tf.TensorShape(y.shape).is_compatible_with(prediction.shape):
-        raise ValueError(
-            "The targets: expected the shape of the predictions, "
-            f"{list(prediction.shape)}, found {list(y.shape)}."
-        )
+    _require_shape("targets", y, prediction.shape)
     y, prediction = _comparable(y, prediction)
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
@@ -93,6 +89,7 @@ def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
       y: labels `[..., S]`, integers in 0 … N − 1.
       logits: `[..., S, N]`.
     """
+    _require_shape("labels", y, logits.shape[:-1])
     y, logits = _comparable(y, logits)
     hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
     return tf.reduce_mean(tf.cast(hits, logits.dtype), axis=-1)
@@ -122,6 +119,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     reduce = tf.reduce_mean
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
+    is_sparse = _takes_labels(loss)
     if isinstance(loss, keras.Loss):
         reduce = tf.reduce_sum if loss.reduction == "sum" else reduce
         loss = loss.call
@@ -131,6 +129,8 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
         )
 
     def task_loss(y, prediction):
+        if is_sparse and tf.executing_eagerly():
+            _require_labels(y, prediction.shape[-1])
         losses = loss(*_comparable(y, prediction))
         _require_task_axes(losses, y, task_axes)
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
@@ -154,11 +154,57 @@ def _sum_of(losses, task_axes):
     parts = [per_task(part, task_axes) for part in tf.nest.flatten(losses)]
 
     def task_loss(y, prediction):
+        _require_one_each(losses, prediction)
         y, prediction = map(tf.nest.flatten, (y, prediction))
         triples = zip(parts, y, prediction, strict=True)
         return tf.add_n([part(a, b) for part, a, b in triples])
 
     return task_loss
+
+
+def _require_one_each(losses, prediction):
+    expected, found = map(_places, (prediction, losses))
+    if expected != found:
+        raise ValueError(
+            f"The loss: expected one for each output, {expected}, found "
+            f"{found}."
+        )
+
+
+def _places(structure):
+    """Returns the names, or the number, of a structure's parts."""
+    if isinstance(structure, dict):
+        return f"named {', '.join(sorted(structure))}"
+    several = isinstance(structure, (list, tuple))
+    return f"{len(structure)} in a list" if several else "a single one"
+
+
+def _takes_labels(loss):
+    """Whether a loss is Keras's cross-entropy of integer labels, all of them.
+
+    With `ignore_class` one label may be any number.
+    """
+    sparse = keras.losses.SparseCategoricalCrossentropy
+    if isinstance(loss, sparse):
+        return loss.ignore_class is None
+    return loss is keras.losses.sparse_categorical_crossentropy
+
+
+def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
+    """Returns weights `[B]` of tasks with as many axes as a loss has values.
+
+    Keras itself would take them for weights of examples where it can.
+    """
+    if weight is None or len(weight.shape) != 1:
+        return weight
+    if isinstance(loss, (list, tuple, dict)):
+        raise ValueError(
+            "sample_weight: expected none with a loss for each output, or a "
+            f"weight for each example, found {list(weight.shape)}."
+        )
+    loss = keras.losses.get(loss)
+    values = getattr(loss, "call", loss)(*_comparable(y, prediction))
+    return tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
 
 
 def _comparable(y, prediction):
@@ -190,6 +236,14 @@ def naming_labels(method: Callable) -> Callable:
 
     named.__doc__ = inspect.getdoc(method)  # which may be that of its base
     return named
+
+
+def _require_shape(what, y, shape):
+    if not tf.TensorShape(y.shape).is_compatible_with(shape):
+        raise ValueError(
+            f"The {what}: expected, by the predictions, the shape "
+            f"{list(shape)}, found {list(y.shape)}."
+        )
 
 
 def _require_labels(y, ways):

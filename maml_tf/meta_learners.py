@@ -116,6 +116,7 @@ class MAML(Learner):
 
     fit = losses.naming_labels(Learner.fit)
     evaluate = losses.naming_labels(Learner.evaluate)
+    predict = losses.naming_labels(Learner.predict)
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class MAML(Learner):
         at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
         at_least(1, block=block, tasks_per_step=tasks_per_step)
         finite(inner_lr=inner_lr)
-        losses.per_task(inner_loss, 1)  # Raises for what is none.
+        for loss in (inner_loss, *(task_metrics or {}).values()):
+            losses.per_task(loss, 1)  # Raises for what is none.
         _require_statistics(norm_statistics, network)
         self.norm_statistics = norm_statistics
         self.network = network
@@ -437,7 +439,7 @@ class MAML(Learner):
           support_y: targets, `[S, …]`.
           steps: inner steps; default `test_inner_steps`.
         """
-        support = _map(tf.convert_to_tensor, (support_x, support_y))
+        support = tuple(map(functional.tensors, (support_x, support_y)))
         functional.require_inputs(self.network, support[0], "n")
         functional.require_same_examples(support[0], support[1], "n")
         at_least(0, steps=steps)
@@ -465,8 +467,8 @@ class MAML(Learner):
         Returns:
           `[B, T, …]`, after `test_inner_steps`.
         """
-        inputs = support_x, support_y, query_x
-        return self(_map(tf.convert_to_tensor, inputs)).query[-1]
+        inputs = map(functional.tensors, (support_x, support_y, query_x))
+        return self(tuple(inputs)).query[-1]
 
     def execution_plan(self) -> engines.Plan:
         """Returns which layers run stacked, and why others do not."""
@@ -495,12 +497,14 @@ class MAML(Learner):
         """
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
+        sample_weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         return loss + tf.cast(penalty, loss.dtype) / replicas.count()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the task metrics and the compiled metrics."""
         for name, metric in self.task_metrics.items():
+            metric = losses.per_task(metric, 1)
             before = metric(x[1], y_pred.support)
             after = metric(y, self._after(y_pred.query))
             self.trackers[f"pre_{name}"].update_state(before)

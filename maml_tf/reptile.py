@@ -73,6 +73,7 @@ class Reptile(Learner):
 
     fit = losses.naming_labels(Learner.fit)
     evaluate = losses.naming_labels(Learner.evaluate)
+    predict = losses.naming_labels(Learner.predict)
 
     def __init__(
         self,
@@ -137,7 +138,9 @@ class Reptile(Learner):
 
     def train_step(self, data):
         """Makes one meta-update; the metric is the mean inner loss."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if weight is not None:
+            raise ValueError("sample_weight: expected none, all tasks count.")
         x, y = _map(tf.convert_to_tensor, (x, y))
         functional.require_inputs(self.network, x, "B, n")
         functional.require_same_examples(x, y, "B, n")
@@ -290,7 +293,7 @@ class Reptile(Learner):
           support_y: targets, `[S, …]`.
           steps: inner steps; default `test_inner_steps`.
         """
-        x, y = _map(tf.convert_to_tensor, (support_x, support_y))
+        x, y = map(functional.tensors, (support_x, support_y))
         functional.require_inputs(self.network, x, "n")
         functional.require_same_examples(x, y, "n")
         at_least(0, steps=steps)
@@ -311,8 +314,8 @@ class Reptile(Learner):
           support_y: `[B, S, …]`.
           query_x: `[B, T, …]`.
         """
-        inputs = support_x, support_y, query_x
-        return self(_map(tf.convert_to_tensor, inputs))
+        inputs = map(functional.tensors, (support_x, support_y, query_x))
+        return self(tuple(inputs))
 
     def execution_plan(self) -> engines.Plan:
         """Returns which layers can run stacked, and why others cannot."""

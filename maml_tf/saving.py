@@ -35,6 +35,15 @@ class Learner(Replicated):
     def __init__(self, name: str | None = None):
         super().__init__(name=name, dtype=keras.config.floatx())
 
+    def fit(self, *args, class_weight=None, **options):
+        """Trains as Keras does; tasks have no class that could weigh more."""
+        if class_weight is not None:
+            raise ValueError(
+                "class_weight: expected None, as labels are others in every "
+                f"task, got {class_weight!r}."
+            )
+        return super().fit(*args, **options)
+
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""
         return keras.saving.serialize_keras_object(arguments_of(self))

@@ -34,7 +34,7 @@ ARCHITECTURE = {
     "queries": ("learner", "tensorflow"),
     "selection": ("learner", "keras"),
     "copies": ("learner", "keras tensorflow"),
-    "functional": ("learner", "keras tensorflow"),
+    "functional": ("learner", "keras numpy tensorflow"),
     "rules": ("learner", "keras tensorflow"),
     "stacked": ("learner", "keras tensorflow"),
     "cores": ("learner", "tensorflow"),

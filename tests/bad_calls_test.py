@@ -18,6 +18,7 @@ from maml_tf import (
     tasks,
 )
 from maml_tf.cache import DataError
+from maml_tf.evaluation import adaptation_curve
 from maml_tf.inner_optimizers import SGD, Adam
 
 NAN = float("nan")
@@ -239,6 +240,10 @@ ARGUMENTS = {
     "SGD of nan": (lambda: SGD(NAN), "learning_rate: expected a finite"),
     "SGD of text": (lambda: SGD("fast"), "learning_rate: expected a finite"),
     "Adam of infinity": (lambda: Adam(-1e999), "learning_rate: expected"),
+    "a metric that is none": (
+        maml(task_metrics={"a": "speed"}),
+        "Could not interpret loss identifier: speed",
+    ),
     "no shots": (lambda: losses.CrossEntropy(0), "shots: expected at least 1"),
     "half a shot": (lambda: losses.CrossEntropy(0.5), "shots: expected an int"),
 }
@@ -295,6 +300,106 @@ def test_tensors(row, make, here):
     data, fragment = row
     learner = make()
     check_error(lambda: learner(data), [fragment], here)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+OF_KERAS = {
+    "too large": (LABELS + 2, "0 … 1, found 2"),
+    "text": (np.array([["a"] * 4] * 2), "0 … 1, found b'a'"),
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [maml(network(), SPARSE), reptile(inner_loss=SPARSE)],
+    ids=["MAML", "Reptile"],
+)
+@by_name(OF_KERAS)
+def test_labels_of_a_loss_of_keras(row, make, here):
+    labels, fragment = row
+    learner = make()
+    for call in (
+        lambda: learner.adapt(QUERY[0], labels[0]),
+        lambda: learner((QUERY, labels, QUERY)),
+    ):
+        check_error(call, [fragment], here)
+
+
+WEIGHTS = {
+    "of classes": ({"class_weight": {0: 1.0}}, "class_weight: expected None"),
+    "of tasks": ({"sample_weight": np.ones(2)}, "sample_weight: expected none"),
+}
+
+
+@by_name(WEIGHTS)
+def test_weights_that_nothing_takes(row, here):
+    options, fragment = row
+    learner = reptile()()
+    learner.compile("sgd", CROSS_ENTROPY)
+    check_error(
+        lambda: learner.fit(QUERY, LABELS, verbose=0, **options),
+        [fragment],
+        here,
+    )
+
+
+def test_a_weight_of_tasks_for_several_losses(here):
+    learner = maml()()
+    learner.compile("sgd", [CROSS_ENTROPY])
+    data = (QUERY, LABELS, QUERY), LABELS
+    check_error(
+        lambda: learner.evaluate(*data, sample_weight=np.ones(2), verbose=0),
+        ["sample_weight: expected none with a loss for each output"],
+        here,
+    )
+
+
+def test_an_accuracy_of_labels_in_a_column(here):
+    labels, logits = np.zeros([2, 2, 1]), tf.zeros([2, 2, 2])
+    fragment = "The labels: expected, by the predictions, the shape [2, 2]"
+    check_error(lambda: losses.accuracy(labels, logits), [fragment], here)
+
+
+def test_scoring_tasks_without_an_end(here):
+    data = tasks.from_arrays(X, Y, ways=2, shots=2, queries=2)
+    for endless in (data, data.take(1).repeat()):
+        check_error(
+            lambda data=endless: adaptation_curve(maml()(), data, SPARSE),
+            ["The data: expected a data set with an end"],
+            here,
+        )
+
+
+OUTPUTS = {
+    "names of others": (
+        {"a": "mse", "b": "mse"},
+        {"a": QUERY, "c": QUERY},
+        "for each output, named a, c, found named a, b",
+    ),
+    "a list for names": (
+        ["mse", "mse"],
+        {"a": QUERY, "b": QUERY},
+        "for each output, named a, b, found 2 in a list",
+    ),
+    "names for a list": (
+        {"a": "mse", "b": "mse"},
+        [QUERY, QUERY],
+        "for each output, 2 in a list, found named a, b",
+    ),
+    "one too many": (
+        ["mse", "mse"],
+        [QUERY],
+        "for each output, 1 in a list, found 2 in a list",
+    ),
+    "several for one": (["mse", "mse"], QUERY, "a single one, found 2"),
+}
+
+
+@by_name(OUTPUTS)
+def test_losses_of_several_outputs(row, here):
+    loss, outputs, fragment = row
+    task_loss = losses.per_task(loss, 1)
+    check_error(lambda: task_loss(outputs, outputs), [fragment], here)
 
 
 @pytest.mark.parametrize("labels", [2, -1])

@@ -3,6 +3,7 @@
 import csv
 import pickle
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -82,3 +83,35 @@ def test_step_0_is_the_support_set_and_others_the_query(learner, tasks):
     np.testing.assert_allclose(
         actual[:, 3], ((after - qy) ** 2).mean((1, 2)), 1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.CrossEntropy(2), keras.losses.get("mse")], ids=str
+)
+def test_a_weight_is_that_of_a_task(loss):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 4, 3)).astype("float32")
+    y = rng.integers(2, size=(4, 4))
+    if loss is keras.losses.get("mse"):
+        y = rng.normal(size=(4, 4, 2)).astype("float32")
+    network = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    learner = MAML(network, loss, inner_lr=0.1)
+    learner.compile("sgd", loss)
+    weight = np.array([0.0, 0.0, 0.0, 1.0], "float32")
+    whole = learner.evaluate((x, y, x), y, sample_weight=weight, verbose=0)
+    last = x[3:], y[3:]
+    alone = learner.evaluate((*last, x[3:]), y[3:], verbose=0)
+    np.testing.assert_allclose(whole, alone / 4, 1e-6)
+
+
+def test_metrics_are_losses_of_any_kind():
+    x, y = np.ones([2, 4, 3], "float32"), np.ones([2, 4, 1], "float32")
+    network = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    learner = MAML(network, "mse", inner_lr=0.1, task_metrics={"error": "mse"})
+    learner.compile("sgd", "mse")
+    found = learner.evaluate((x, y, x), y, verbose=0, return_dict=True)
+    data = tf.data.Dataset.from_tensors(((x, y, x), y))
+    curve = evaluation.adaptation_curve(learner, data, keras.losses.get("mse"))
+    assert curve.values.shape == (2, 2)
+    expected = found["pre_error"], found["post_error"]
+    np.testing.assert_allclose(curve.mean, expected, 1e-6)

@@ -465,3 +465,19 @@ def test_argument_out_of_range_is_an_error(steps):
             inner_lr=0.1,
             inner_steps=steps,
         )
+
+
+def test_lists_of_numbers_are_arrays():
+    network = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    learner = MAML(network, losses.CrossEntropy(1), inner_lr=0.1)
+    x, y = [[1.0, 2.0], [3.0, 4.0]], [0, 1]
+    arrays = np.array(x, "float32"), np.array(y)
+    for given in ((x, y), (tuple(map(tuple, x)), tuple(y))):
+        np.testing.assert_array_equal(
+            learner.adapt(*given)(arrays[0]),
+            learner.adapt(*arrays)(arrays[0]),
+        )
+    np.testing.assert_array_equal(
+        learner.adapt_and_predict([x], [y], [x]),
+        learner.adapt_and_predict(*(a[None] for a in (*arrays, arrays[0]))),
+    )
