@@ -281,8 +281,9 @@ def evaluation_facts(
         **provenance.here(),
         **run_folder.facts_of(config, checkpoint),
     }
-    if checkpoint is None:
+    if checkpoint is None:  # It is the policy that the seed makes.
         facts |= {"iterations": 0, "seed": config.seed}
+        facts["commit"] = provenance.commit()
     return facts
 
 
