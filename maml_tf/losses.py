@@ -207,6 +207,17 @@ def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
     return tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
 
 
+def require_means(loss: Loss) -> None:
+    """Raises `ValueError` for a compiled loss that is a sum over tasks."""
+    for part in tf.nest.flatten(loss):
+        if getattr(part, "reduction", None) == "sum":
+            raise ValueError(
+                "The compiled loss: expected a mean where tasks run in groups, "
+                "one after another, found reduction='sum'. "
+                "engine='stacked' runs all at once."
+            )
+
+
 def _comparable(y, prediction):
     """Returns tensors as losses take them; nested ones as they are."""
     if not (tf.is_tensor(y) and tf.is_tensor(prediction)):

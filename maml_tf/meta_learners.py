@@ -320,6 +320,7 @@ class MAML(Learner):
         The gradient of each group of tasks is taken inside the loop's body, so
         that memory holds one group's intermediate results.
         """
+        losses.require_means(self.loss)
         groups = _in_groups((data, seeds), group)
         count = shapes.leading(groups)
 

@@ -343,6 +343,17 @@ def test_weights_that_nothing_takes(row, here):
     )
 
 
+def test_a_sum_over_tasks_that_run_apart(here):
+    learner = maml(engine="looped")()
+    learner.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+    data = (QUERY, LABELS, QUERY), np.zeros([2, 4, 2])
+    check_error(
+        lambda: learner.fit(*data, verbose=0),
+        ["expected a mean where tasks run in groups", "reduction='sum'"],
+        here,
+    )
+
+
 def test_a_weight_of_tasks_for_several_losses(here):
     learner = maml()()
     learner.compile("sgd", [CROSS_ENTROPY])
