@@ -3,8 +3,8 @@
     python experiments/release.py RUN_FOLDER FILE.keras
 
 `keras.saving.load_model(FILE)` after `import maml_tf` gives it back, to adapt,
-or to compile and train further: the optimizer's state, twice the size of the
-weights, is left out. See examples/pretrained_sinusoid.py.
+or to compile and train further: the outer optimizer's state, twice the size of
+the weights, is left out. See examples/pretrained_sinusoid.py.
 """
 
 import os
@@ -23,7 +23,12 @@ def main(folder: str, file: str) -> None:
     """
     run = comparison.load(folder, {})
     arguments = saving.arguments_of(run.learner)
-    saving.make(type(run.learner), arguments).save(file)
+    learner = saving.make(type(run.learner), arguments)
+    for new, trained in zip(
+        learner.inner_variables, run.learner.inner_variables, strict=True
+    ):
+        new.assign(trained)
+    learner.save(file)
     if os.path.getsize(file) > MOST:
         os.unlink(file)
         sys.exit(f"{file}: expected at most 1 MB; nothing is kept.")
