@@ -132,6 +132,12 @@ MEASURED = [
 REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
 TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
 """Deviations that make an interval wider or narrower, and no more."""
+SELECTED = {
+    "latest": "the latest",
+    "validation": "the best on validation classes",
+    "iteration": "chosen by its number",
+    "imported": "imported",
+}
 UNITS = {"accuracy": "%", "return": "return"}
 NEEDS = {"none": "nothing", "mujoco": "MuJoCo"}
 NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
@@ -230,9 +236,7 @@ def _interval(mean, half, unit):
 
 
 def _measured(record):
-    selected = "the latest"
-    if record["selected"] != "latest":
-        selected = f"chosen by {record['selected']}"
+    selected = SELECTED[record["selected"]]
     part = f", {record['part']}" if record["part"] else ""
     return [
         f"{record['experiment']}{part}, {record['shots']}-shot",

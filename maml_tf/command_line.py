@@ -75,7 +75,7 @@ def guarded(program: str, action: Callable[[], None]) -> int:
         action()
     except KeyboardInterrupt as interrupt:
         name = str(interrupt) or signal.SIGINT.name
-        print(f"Stopped by {name}; the same command continues.")
+        print(f"Stopped by {name}; the same command, with --resume, continues.")
         return 128 + signal.Signals[name]
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Two trained runs on the same tasks: how much one does better."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,14 @@ from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.image_classes import check_enough
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
+
+PROTOCOL = (
+    "num_queries",
+    "test_rotations",
+    "norm_statistics",
+    "label_permutations",
+)
+"""Settings of a test that both runs of `maml-tf` must have."""
 
 
 class Run(NamedTuple):
@@ -84,8 +93,8 @@ def _config(kind, settings):
     return kind(**{k: v for k, v in settings.items() if k in names})
 
 
-def compare(a: Run, b: Run) -> Comparison:
-    """Scores two runs on the same held-out tasks.
+def compare(a: Run, b: Run, count: int = EVALUATION_TASKS) -> Comparison:
+    """Scores two runs on the same held-out tasks, so many.
 
     Two runs of `maml-tf` are compared after every inner step. One of
     `reptile-tf` has one score, after its own inner loop, and is held against
@@ -94,17 +103,19 @@ def compare(a: Run, b: Run) -> Comparison:
     Raises:
       settings.ConfigError: if they do not learn the same kind of tasks.
     """
+    if count < 1:
+        raise ConfigError(f"--test_tasks: expected at least 1, got {count}.")
     _require_alike(a, b)
     if a.is_reptile or b.is_reptile:
-        return _at_the_end(a, b)
-    return _step_by_step(a, b)
+        return _at_the_end(a, b, count)
+    return _step_by_step(a, b, count)
 
 
-def _step_by_step(a, b):
-    shots, (*_, metric) = a.config.shots, train.task_metrics(a.config)
+def _step_by_step(a, b, count):
+    *_, metric = train.task_metrics(a.config)
     a_values, b_values = (
         train.score(
-            dataclasses.replace(r.config, shots=shots), r.learner
+            dataclasses.replace(r.config, test_tasks=count), r.learner
         ).values
         for r in (a, b)
     )
@@ -118,12 +129,9 @@ def _step_by_step(a, b):
     )
 
 
-def _at_the_end(a, b):
+def _at_the_end(a, b, count):
     config = b.config if a.is_reptile else a.config
-    sampler, words = _common_tasks(config, a, b)
-    count = (
-        config.test_tasks if isinstance(config, Config) else EVALUATION_TASKS
-    )
+    sampler, words = _common_tasks(config, count, a, b)
     values = (_last(run, sampler, count) for run in (a, b))
     return Comparison(words, "accuracy", ("last step",), *values)
 
@@ -158,7 +166,10 @@ def table(found: Comparison) -> str:
 
 
 def _require_alike(a, b):
-    for field in ("datasource", "ways", "shots", "image_size"):
+    fields = ["datasource", "ways", "shots", "image_size"]
+    if not (a.is_reptile or b.is_reptile):
+        fields += PROTOCOL
+    for field in fields:
         mine, other = getattr(a.config, field), getattr(b.config, field)
         if field == "ways" and not a.config.is_classification:
             continue
@@ -167,6 +178,8 @@ def _require_alike(a, b):
                 f"--compare: expected runs with the same {field}, found "
                 f"{mine!r} in {a.checkpoint.path.parent} and {other!r} in "
                 f"{b.checkpoint.path.parent}."
+                + f" --{field}=… is for both."
+                * (field in PROTOCOL)
             )
     if a.is_reptile or b.is_reptile:
         if a.config.datasource != "omniglot":
@@ -186,7 +199,7 @@ def _words(config, count, classes):
     )
 
 
-def _common_tasks(config, *runs):
+def _common_tasks(config, count, *runs):
     """Returns a sampler of tasks of classes that all runs held out."""
     held_out = []
     for run in runs:
@@ -200,7 +213,7 @@ def _common_tasks(config, *runs):
     task_list = samplers.draw_task_list(
         data.starts[classes].tolist(),
         data.sizes[classes].tolist(),
-        EVALUATION_TASKS,
+        math.ceil(count / train.TEST_META_BATCH) * train.TEST_META_BATCH,
         config.ways,
         needed,
         6,
@@ -213,19 +226,18 @@ def _common_tasks(config, *runs):
         seed=1,
         rotate=False,
     )
-    count = f"{len(classes)} classes that both held out, not turned"
-    return sampler, _words(
-        config, f"{EVALUATION_TASKS} tasks, 1 query a class", count
-    )
+    which = f"{len(classes)} classes that both held out, not turned"
+    return sampler, _words(config, f"{count} tasks, 1 query a class", which)
 
 
 def _last(run, sampler, count):
     """Returns the accuracy of tasks after the last step, `[tasks, 1]`."""
     values, predict = [], tf.function(run.learner.adapt_and_predict)
-    data = tasks.meta_batches(sampler).take(count // train.TEST_META_BATCH)
+    batches = math.ceil(count / train.TEST_META_BATCH)
+    data = tasks.meta_batches(sampler).take(batches)
     for (support_x, support_y, query_x), query_y in data:
         if run.is_reptile:  # paper is 1 and ink 0
             support_x, query_x = 1 - support_x, 1 - query_x
         predictions = predict(support_x, support_y, query_x)
         values.append(losses.accuracy(query_y, predictions))
-    return np.concatenate(values)[:, None]
+    return np.concatenate(values)[:count, None]

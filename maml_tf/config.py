@@ -232,6 +232,8 @@ class Config(Settings):
             self.refuse("jit_compile", "auto or false with --strategy")
         if self.select == "validation":
             self._check_selection()
+        if self.import_checkpoint and self.test_iter != -1 and not self.train:
+            self.refuse("test_iter", "-1 with --import_checkpoint")
         self.check_devices()
         self.check_choice("dtype_policy", DTYPE_POLICIES)
         self._check_protocol()

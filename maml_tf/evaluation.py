@@ -1,6 +1,5 @@
 """Adaptation curves: how a learner does after each inner step."""
 
-import csv
 import pickle
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import losses
+from maml_tf import files, losses
 from maml_tf.losses import TaskLoss
 
 LONGEST = 2**40
@@ -112,10 +111,8 @@ def write_curve(curve: AdaptationCurve, stem: str) -> None:
     deviations, 95 % half widths. The pickle is `{"mses": [tasks, U + 1]}`,
     whatever the metric.
     """
-    with open(f"{stem}.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(f"update{u}" for u in range(len(curve.mean)))
-        for row in (curve.mean, curve.std, curve.ci95):
-            writer.writerow(row.tolist())
-    with open(f"{stem}.pkl", "wb") as file:
+    header = [f"update{u}" for u in range(len(curve.mean))]
+    rows = [row.tolist() for row in (curve.mean, curve.std, curve.ci95)]
+    files.replace_table(f"{stem}.csv", [header, *rows])
+    with files.replacing(f"{stem}.pkl") as file:
         pickle.dump({"mses": curve.values}, file)

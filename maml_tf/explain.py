@@ -101,9 +101,14 @@ def _scales(config):
 
 def _normalisation(config):
     if config.norm == "batch_norm":
+        at_test = {
+            "queries": "at test too (transductive)",
+            "support_and_query": "at test of the support set and one query",
+            "support": "at test of the support set",
+        }[config.norm_statistics]
         return (
-            "Batch norm: statistics of the very batch that is passed, at test "
-            "too (transductive); no moving averages, no scale."
+            "Batch norm: statistics of the very batch that is passed, "
+            f"{at_test}; no moving averages, no scale."
         )
     if config.norm == "layer_norm":
         return "Layer norm: each example by itself, over all its positions."
@@ -141,5 +146,5 @@ def precision(config: Config | ReptileConfig) -> Iterator[str]:
 
 def _clipping(config):
     if config.datasource == "miniimagenet":
-        return "Meta-gradient clipped by value to ±10."
+        return "Meta-gradient clipped by value to ±10, not that of pretraining."
     return "Meta-gradient not clipped."

@@ -1,15 +1,36 @@
 """Files that are whole or absent, and folders with one process at a time."""
 
 import contextlib
+import csv
 import fcntl
+import io
 import os
 import pathlib
 import secrets
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
+
+
+def make_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder, if need be, before anything that is to be written there.
+
+    Raises:
+      OSError: if nothing can be written there.
+    """
+    os.makedirs(folder, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def replace_table(path: str | os.PathLike[str], rows: Iterable) -> None:
+    """Writes rows as a CSV file, see `replacing`."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        csv.writer(text).writerows(rows)
+        text.detach()
 
 
 @contextlib.contextmanager

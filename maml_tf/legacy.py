@@ -127,12 +127,15 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
     with tempfile.TemporaryDirectory(dir=prefix.parent) as beside:
         path = os.path.join(beside, prefix.name)
         names = sorted(tensors)
-        tf.raw_ops.SaveV2(
-            prefix=path,
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tensors[name] for name in names],
-        )
+        try:
+            tf.raw_ops.SaveV2(
+                prefix=path,
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[tensors[name] for name in names],
+            )
+        except tf.errors.OpError as error:
+            raise OSError(f"{prefix}: {error.message}") from error
         for part in PARTS:
             os.replace(path + part, f"{prefix}{part}")
     # Where the originals look for the latest checkpoint.

@@ -313,15 +313,18 @@ def _compare(folders):
         raise ConfigError(
             f"--compare: expected two run folders, got {len(folders)}."
         )
+    for name in ("select", "test_iter", "plot"):
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name}: expected none with --compare.")
     given = {
         field: flags.FLAGS[Config.flag_name(field)].value
-        for field in ("data_dir", "cache_dir", "shots", "test_tasks")
+        for field in ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
         if flags.FLAGS[Config.flag_name(field)].present
     }
     runs = [comparison.load(folder, given) for folder in folders]
     for name, run in zip("AB", runs, strict=True):
         print(f"{name}  {run.checkpoint.path}", flush=True)
-    found = comparison.compare(*runs)
+    found = comparison.compare(*runs, flags.FLAGS.test_tasks)
     print(f"{found.metric}: {found.tasks}")
     print(comparison.table(found))
 
@@ -343,7 +346,7 @@ def _protocol(config):
         if config.datasource == "omniglot"
         else "",
         f"{config.label_permutations} order(s) of labels",
-        f"checkpoint: {config.select}",
+        f"checkpoint: {train.selected(config)}",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -1,4 +1,8 @@
-"""`maml-rl-tf`: trains and evaluates policies as cbfinn/maml_rl does."""
+"""`maml-rl-tf`: trains and evaluates policies as cbfinn/maml_rl does.
+
+Defaults below are those of MAML on nav2d. Of another environment or method the
+published values stand in for flags that are not given; --explain shows them.
+"""
 
 import sys
 
@@ -117,7 +121,12 @@ def _run(arguments):
     train.share_cores(config)
     runs = {config.algo: config}
     if config.algo == ALL:
-        runs = _without_missing(train.methods(config))
+        given = [
+            field
+            for field in RLConfig.__dataclass_fields__
+            if values[RLConfig.flag_name(field)].present
+        ]
+        runs = _without_missing(train.methods(config, given))
     if values.explain:
         print("\n\n".join(train.explain(run) for run in runs.values()))
         return

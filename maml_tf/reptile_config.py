@@ -126,6 +126,7 @@ class ReptileConfig(Settings):
     def _check_combinations(self):
         self.check_devices()
         self.check_choice("dtype_policy", DTYPE_POLICIES)
+        self.check_image_format()
         if self.strategy != "none" and not (
             self.sgd or self.reset_inner_optimizer
         ):

@@ -19,6 +19,7 @@ from maml_tf import (
     datasets,
     distribution,
     evaluation,
+    files,
     inner_optimizers,
     legacy,
     losses,
@@ -355,22 +356,32 @@ def evaluate(config: ReptileConfig) -> list[Score]:
       checkpoints.CheckpointError: if there is none, or it is of another
         architecture.
       cache.DataError: see `training_tasks`.
+      settings.ConfigError: if another seed had divided the classes.
     """
     learner = build_learner(config)
     checkpoint = _restore(config, learner)
+    _require_split(config, checkpoint)
+    files.make_writable(config.folder)
     scorer = _scorer(config, learner)
     scores = [_score(config, scorer, part) for part in parts(config)]
-    os.makedirs(config.folder, exist_ok=True)
-    with open(result_stem(config) + ".csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["classes", "tasks", "mean", "ci95"])
-        for score in scores:
-            row = score.part, len(score.values), score.mean, score.ci95
-            writer.writerow(row)
+    header = "classes", "tasks", "mean", "ci95"
+    rows = [(s.part, len(s.values), s.mean, s.ci95) for s in scores]
+    files.replace_table(result_stem(config) + ".csv", [header, *rows])
     record = evaluation_facts(config, scores)
     record |= run_folder.facts_of(config, checkpoint)
     records.write(result_stem(config) + ".json", record)
     return scores
+
+
+def _require_split(config, checkpoint):
+    """Refuses to test on characters that another seed has in training."""
+    if checkpoint is None or config.datasource != "omniglot":
+        return
+    seed = checkpoints.read(checkpoint).settings.get("seed", config.seed)
+    if seed != config.seed:
+        config.refuse(
+            "seed", f"{seed}, by which {checkpoint.path} divided the classes"
+        )
 
 
 def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:

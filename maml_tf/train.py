@@ -15,6 +15,7 @@ from maml_tf import (
     datasets,
     distribution,
     evaluation,
+    files,
     legacy,
     losses,
     models,
@@ -101,8 +102,9 @@ def build_learner(
         remat=config.remat,
         norm_statistics=config.norm_statistics,
     )
-    # The original clips by value where it trains on mini-ImageNet only.
-    clip = 10.0 if config.datasource == "miniimagenet" else None
+    # The original clips by value where it meta-trains on mini-ImageNet only.
+    clips = config.datasource == "miniimagenet" and phase == "meta"
+    clip = 10.0 if clips else None
     adam = keras.optimizers.Adam(config.meta_lr, epsilon=1e-8, clipvalue=clip)
     learner.compile(adam, loss, jit_compile=_jit_compile(config))
     adam.build(learner.trainable_variables)
@@ -387,8 +389,8 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     learner = build_learner(config, build_network(config))
     score = _scorer(config, learner)
     checkpoint = _restore(config, learner, score)
+    files.make_writable(config.folder)
     curve = _scored(config, score)
-    os.makedirs(config.folder, exist_ok=True)
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve)
     record |= run_folder.facts_of(config, checkpoint)
@@ -419,9 +421,7 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
             config.test_rotations if config.datasource == "omniglot" else None
         ),
         "label_permutations": config.label_permutations if images else None,
-        "selected": (
-            config.select if config.test_iter == -1 else "by its iteration"
-        ),
+        "selected": selected(config),
         **provenance.here(),
     }
 
@@ -474,7 +474,7 @@ def load_learner(config: Config) -> MAML:
 
 def _restore(config, learner, score):
     """Restores the chosen checkpoint and returns it, if it is one of ours."""
-    if config.import_checkpoint:
+    if _imports(config):
         legacy.restore(config.import_checkpoint, learner)
         return None
     if config.select == "validation":
@@ -483,6 +483,22 @@ def _restore(config, learner, score):
     checkpoints.restore(checkpoint, learner, phase=None)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
+
+
+def _imports(config):
+    """Whether a test or an export is of the checkpoint to import.
+
+    A training line imports what it starts from, until it has its own.
+    """
+    own = config.train and checkpoints.list_checkpoints(config.folder)
+    return bool(config.import_checkpoint and not own)
+
+
+def selected(config: Config) -> str:
+    """Returns which checkpoint is tested, in words."""
+    if _imports(config):
+        return "imported"
+    return config.select if config.test_iter == -1 else "iteration"
 
 
 def _restore_best(config, learner, score):

@@ -75,8 +75,11 @@ def _simulation(config):
 def _evaluation(config):
     budget = f" of at least {config.test_transitions} steps in all"
     rates = ", ".join(f"{rate:g}" for rate in config.test_rates) or "none"
+    goals = f"{config.test_goals} goals"
+    if config.goal is not None:
+        goals = f"the goal {config.goal}"
     return (
-        f"Evaluation: {config.test_goals} goals, {config.test_trajectories} "
+        f"Evaluation: {goals}, {config.test_trajectories} "
         f"trajectories{budget * bool(config.test_transitions)}, updates of "
         f"step size {'none' if config.is_oracle else rates}."
     )

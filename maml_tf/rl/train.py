@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import sys
+from collections.abc import Collection
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from maml_tf import (
     checkpoints,
     cores,
     distribution,
+    files,
     plots,
     provenance,
     records,
@@ -161,6 +163,8 @@ def _train(run, learner):
     config, start = run.config, 0
     if done := run.latest():
         checkpoints.restore(done, learner, PHASE)
+        if isinstance(learner, learners.Pretraining):
+            learner.optimizer.learning_rate = config.meta_lr
         start = done.iteration
     distribution.require_same(learner.distribute_strategy, start)
     run.describe(explanations.explain(config, learner.network))
@@ -242,6 +246,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
         print(f"Warning: {warning}", file=sys.stderr)
     learner = build_learner(config)
     checkpoint = restore(config, learner)
+    files.make_writable(config.folder)
     rates = [] if config.is_oracle else config.test_rates
     bar = None
     if sys.stdout.isatty():
@@ -255,7 +260,6 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
         seed=config.seed,
         show=bar and (lambda u: bar.update(u + 1)),
     )
-    os.makedirs(config.folder, exist_ok=True)
     write_curve(found.curve, result_stem(config))
     facts = evaluation_facts(config, found, checkpoint)
     records.write(f"{result_stem(config)}.json", facts)
@@ -296,17 +300,26 @@ def test_tasks(config: RLConfig, environment) -> np.ndarray:
 
 def result_stem(config: RLConfig) -> str:
     """Returns the path of the evaluation's files, without ending."""
-    return os.path.join(config.folder, "evaluation")
+    name = "evaluation" if config.goal is None else "evaluation_goal"
+    return os.path.join(config.folder, name)
 
 
-def methods(config: RLConfig) -> dict[str, RLConfig]:
+def methods(
+    config: RLConfig, given: Collection[str] = ()
+) -> dict[str, RLConfig]:
     """Returns the runs of `--algo=all`, each in a folder of its own.
 
-    What differs from the defaults is kept; the rest is each method's own.
+    What is given, or differs from the defaults, is kept; the rest is each
+    method's own.
+
+    Args:
+      config: the settings.
+      given: names of fields that somebody chose.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     shared = {**defaults, **original(config.env, config.algo)}
     free = {k for k, value in shared.items() if getattr(config, k) == value}
+    free -= {*given}
 
     def run(algo):
         own = {**defaults, **original(config.env, algo)}
@@ -347,7 +360,8 @@ def draw_methods(config: RLConfig, curves: dict) -> str:
     bands = {
         algo: (
             curve.mean,
-            curve.values.std(0, ddof=1) / len(curve.values) ** 0.5,
+            curve.values.std(0, ddof=len(curve.values) > 1)
+            / len(curve.values) ** 0.5,
         )
         for algo, curve in curves.items()
     }
