@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from maml_tf import functional
+
 
 def adapted_copy(
     network: keras.Model,
     variables: Sequence[keras.Variable],
     values: Sequence[tf.Tensor],
     support_x: tf.Tensor,
+    seed: tf.Tensor,
 ) -> keras.Model:
     """Returns a copy of a network in which some variables have other values.
 
@@ -24,6 +27,7 @@ def adapted_copy(
       variables: those of its weights that differ.
       values: what they are in the copy.
       support_x: `[S, *features]`.
+      seed: of its random layers, `[2]`.
 
     Raises:
       ValueError: if Keras cannot copy the model.
@@ -33,6 +37,8 @@ def adapted_copy(
     places = {id(weight): i for i, weight in enumerate(network.weights)}
     for variable, value in zip(variables, values, strict=True):
         copy.weights[places[id(variable)]].assign(value)
+    settle(copy)
+    _seed(copy, seed)
     _take_statistics(copy, support_x)
     return copy
 
@@ -49,6 +55,20 @@ def _clone(network, x):
             f"The model {network.name!r} cannot be copied ({error}). A model "
             "of a class of its own needs `get_config` and `from_config`."
         ) from error
+
+
+def settle(model: keras.Model) -> None:
+    """Lets layers see weights that were set: `Normalization` keeps others."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def _seed(model, seed):
+    generators = [v for v in model.variables if "seed_generator" in v.path]
+    states = functional.states(seed, len(generators))
+    for generator, state in zip(generators, states, strict=True):
+        generator.assign(state)
 
 
 def _take_statistics(model, x):

@@ -173,13 +173,21 @@ def with_penalty(
     # A moving average's update may be lost. A generator's may not, without a
     # seed, nor that of a state which is not among the model's variables.
     known = {id(v) for v in model.variables}
+    # Keras's regularisers take what a scope does not know for missing.
+    adapted = {id(v) for v in variables}
+    regular = [
+        v
+        for v in model.trainable_variables
+        if v.regularizer is not None and id(v) not in adapted
+    ]
     unseeded = known - {id(v) for v in generators}
 
     def apply_fn(parameters, x, seed=None):
         mapping = list(zip(variables, parameters, strict=True))
+        mapping += [(v, v.value) for v in regular]
         if seed is not None:
-            states = _states(seed, len(generators))
-            mapping += zip(generators, states, strict=True)
+            drawn = states(seed, len(generators))
+            mapping += zip(generators, drawn, strict=True)
         with (
             exact.operations(),
             keras.StatelessScope(mapping, collect_losses=True) as scope,
@@ -220,7 +228,10 @@ def output_spec(model: keras.Model, x):
             )
         return tf.TensorSpec(prediction.shape, prediction.dtype)
 
-    return tf.nest.map_structure(spec, model.compute_output_spec(task))
+    found = model.compute_output_spec(task)
+    if isinstance(found, (list, tuple)) and len(found) == 1:
+        (found,) = found  # as the call of a model returns it
+    return tf.nest.map_structure(spec, found)
 
 
 def _sum(losses):
@@ -228,7 +239,7 @@ def _sum(losses):
     return tf.add_n([tf.zeros([], dtype), *(tf.cast(x, dtype) for x in losses)])
 
 
-def _states(seed, generators):
+def states(seed, generators):
     """Returns the states `[generators, 2]` of seed generators.
 
     They are drawn together, as a generator counts its own draws up from its

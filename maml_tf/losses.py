@@ -23,6 +23,11 @@ from maml_tf.saving import Value, register
 
 _REFUSED_LABEL = re.compile(r"label value of (\S+) .* range of \[0, (\d+)\)")
 
+MEANS = {
+    "reduction": ("sum_over_batch_size", "mean"),
+    "ignore_class": (None,),
+}
+"""What a loss of Keras has that is a mean over examples."""
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
 """A loss by its Keras name, an object or function, or one for each output."""
@@ -208,12 +213,17 @@ def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
 
 
 def require_means(loss: Loss) -> None:
-    """Raises `ValueError` for a compiled loss that is a sum over tasks."""
+    """Raises `ValueError` for a compiled loss that is no mean over tasks."""
     for part in tf.nest.flatten(loss):
-        if getattr(part, "reduction", None) == "sum":
+        found = {
+            name: getattr(part, name)
+            for name, mean in MEANS.items()
+            if getattr(part, name, mean[0]) not in mean
+        }
+        if found:
             raise ValueError(
-                "The compiled loss: expected a mean where tasks run in groups, "
-                "one after another, found reduction='sum'. "
+                "The compiled loss: expected a mean over examples where tasks "
+                f"run in groups, one after another, found {found}. "
                 "engine='stacked' runs all at once."
             )
 

@@ -105,7 +105,7 @@ class MAML(Learner):
       remat: whether inner steps are computed again when the meta-gradient
         needs them, so that memory holds one and not all, for more time.
       seed: of random layers. What they draw is a function of the seed, the
-        number of the update and the task.
+        number of the update and the task; stacked, also of its group.
 
     Raises:
       ValueError: if an argument is out of range, or the network cannot run in
@@ -455,7 +455,7 @@ class MAML(Learner):
             first_order=True,
             seed=seed,
         ).phi[-1]
-        return adapted_copy(self.network, self.adapted, phi, support[0])
+        return adapted_copy(self.network, self.adapted, phi, support[0], seed)
 
     def adapt_and_predict(self, support_x, support_y, query_x):
         """Returns predictions for the queries of many tasks, each adapted.

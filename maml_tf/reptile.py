@@ -304,7 +304,7 @@ class Reptile(Learner):
         ends, *_ = self._descend(start, x, y, [batches], seed)
         phi = descent.unravel(ends[-1], self._shapes)
         variables = self.network.trainable_variables
-        return adapted_copy(self.network, variables, phi, x)
+        return adapted_copy(self.network, variables, phi, x, seed)
 
     def adapt_and_predict(self, support_x, support_y, query_x):
         """Returns predictions `[B, T, …]` for the queries of many tasks.

@@ -8,6 +8,7 @@ all tasks' are the same, for rules that make use of it. `weight(generator)` is a
 seed `[2]` for a layer's `SeedGenerator`, another one each time.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -178,15 +179,19 @@ def _finish(layer, weight, y):
     """Adds the bias, then applies the activation."""
     if layer.use_bias:
         y += shapes.align(weight(layer.bias), y)
-    return layer.activation(y)
+    if inspect.isfunction(layer.activation) and (
+        layer.activation.__module__.startswith("keras.")
+    ):
+        return layer.activation(y)
+    # Another may count axes, and knows of no task axis.
+    return shapes.split(layer.activation(shapes.merge(y)), y)
 
 
 @rule(layers.Embedding, mask_zero=False)
 def _embedding(layer, weight, x):
-    table = weight(layer.embeddings)
-    return tf.gather(
-        table, tf.cast(x, tf.int32), batch_dims=len(table.shape) - 2
-    )
+    table, places = weight(layer.embeddings), tf.cast(x, tf.int32)
+    places = tf.where(places < 0, places + layer.input_dim, places)
+    return tf.gather(table, places, batch_dims=len(table.shape) - 2)
 
 
 @rule(layers.PReLU)

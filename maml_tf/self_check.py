@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import exact, functional, losses, saving
+from maml_tf import copies, exact, functional, losses, saving
 from maml_tf.meta_learners import MAML
 
 TOLERANCE = {"float64": 1e-6, "float32": 5e-2}
@@ -133,6 +133,7 @@ def _made_like(learner, network):
         warnings.simplefilter("ignore")  # Said when the learner was made.
         like = saving.make(type(learner), arguments)
     like.set_weights(learner.get_weights())
+    copies.settle(network)
     loss = getattr(learner, "loss", None) or learner.inner_loss
     like.compile("sgd", tf.nest.map_structure(_mean, loss))
     return like

@@ -65,11 +65,9 @@ def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
     if graph is None:
         return [(layer, []) for layer in model.layers]
     found: dict[keras.Layer, list[str]] = {}
-    for layer, kwargs in _calls(graph):
-        reasons = found.setdefault(layer, [])
-        reasons += [
-            why for why in _wrong_call(layer, kwargs) if why not in reasons
-        ]
+    for call in _calls(graph):
+        reasons = found.setdefault(call[0], [])
+        reasons += [why for why in _wrong_call(*call) if why not in reasons]
     return list(found.items())
 
 
@@ -151,7 +149,8 @@ def _run(graph, weight, inputs):
             return _run(inner, weight, *args)
         function, _, sums = RULES[type(layer)]
         dtype = layer.variable_dtype if sums else layer.compute_dtype
-        args = _cast(args, dtype)
+        if layer.autocast or sums:
+            args = _cast(args, dtype)
         return _cast(
             function(layer, weight.cast(dtype), *args), layer.compute_dtype
         )
@@ -162,7 +161,9 @@ def _run(graph, weight, inputs):
             functional.in_order(graph, inputs), graph.inputs, strict=True
         )
     ]
-    (output,) = tf.nest.flatten(_walk(graph, inputs, act))
+    output = _walk(graph, inputs, act)
+    if isinstance(output, (list, tuple)):
+        (output,) = output
     return output
 
 
@@ -177,12 +178,11 @@ def _cast(values, dtype):
 
 
 def _calls(graph):
-    """Returns the calls in a graph: pairs of a layer and its keywords."""
+    """Returns the calls in a graph: a layer, its inputs and keywords."""
     calls = []
 
     def note(layer, *args, **kwargs):
-        del args
-        calls.append((layer, kwargs))
+        calls.append((layer, args, kwargs))
         return layer.output
 
     _walk(graph, graph.inputs, note)
@@ -217,7 +217,7 @@ class _Weights:
 
 
 def _require_no_random_layers(model):
-    for layer, _ in _calls(_graph(model)):
+    for layer, *_ in _calls(_graph(model)):
         if _graph(layer):
             _require_no_random_layers(layer)
         elif _is_random(layer):
@@ -240,8 +240,8 @@ def _wrong_shapes(name, graph):
             yield f"{name} has an input of unknown size {x.shape}"
 
 
-def _wrong_call(layer, kwargs):
-    """Yields why a layer, called with some keywords, has no rule."""
+def _wrong_call(layer, args, kwargs):
+    """Yields why a layer, called in some way, has no rule."""
     # Keras itself overrides `training` in a model that is in training mode.
     given = {k for k, v in kwargs.items() if v is not None} - {"training"}
     if given:
@@ -254,6 +254,16 @@ def _wrong_call(layer, kwargs):
         yield f"{_title(layer)} has no stacked rule"
     else:
         yield from _wrong_options(layer)
+        yield from _wrong_axis(layer, args)
+
+
+def _wrong_axis(layer, args):
+    """Yields that a layer which is to treat examples alone does not."""
+    alone = RULES[type(layer)].act is example_by_example
+    axes = getattr(layer, "axis", ()) if alone else ()
+    rank = len(tf.nest.flatten(args)[0].shape)
+    if any(axis % rank == 0 for axis in tf.nest.flatten(axes)):
+        yield f"{_title(layer)} works along the axis of examples"
 
 
 def _wrong_options(layer):
@@ -261,6 +271,11 @@ def _wrong_options(layer):
         actual = getattr(layer, option, value)
         if actual != value:
             yield f"{_title(layer)} with {option}={actual!r} has no rule"
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.Layer) and (
+        activation.weights or not activation.built
+    ):
+        yield f"{_title(layer)} has an activation with weights"
     regularizers = [v.regularizer for v in layer.trainable_variables]
     if any([*regularizers, layer.activity_regularizer]):
         yield f"{_title(layer)} has a regulariser"

@@ -343,13 +343,15 @@ def test_weights_that_nothing_takes(row, here):
     )
 
 
-def test_a_sum_over_tasks_that_run_apart(here):
+@pytest.mark.parametrize("option", [{"reduction": "sum"}, {"ignore_class": 1}])
+def test_a_loss_that_is_no_mean_of_tasks_that_run_apart(option, here):
     learner = maml(engine="looped")()
-    learner.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
-    data = (QUERY, LABELS, QUERY), np.zeros([2, 4, 2])
+    loss = keras.losses.SparseCategoricalCrossentropy(True, **option)
+    learner.compile("sgd", loss)
+    data = (QUERY, LABELS, QUERY), LABELS
     check_error(
         lambda: learner.fit(*data, verbose=0),
-        ["expected a mean where tasks run in groups", "reduction='sum'"],
+        ["expected a mean over examples", str(option)],
         here,
     )
 

@@ -45,7 +45,7 @@ def test_a_run_equals_itself(runs, tmp_path):
     shutil.copytree(runs[0], tmp_path / "copy")
     folders = runs[0], tmp_path / "copy"
     found = comparison.compare(
-        *(comparison.load(str(f), {"test_tasks": 8}) for f in folders)
+        *(comparison.load(str(f), {}) for f in folders), count=8
     )
     mean, half = comparison.paired(found.a, found.b)
     assert found.a.shape == (8, 10)
@@ -78,6 +78,17 @@ def test_refuses_folders_that_are_none(runs, capsys, tmp_path):
     assert "expected a checkpoint" in refused(capsys, runs[0], tmp_path)
 
 
+@pytest.mark.parametrize("flag", ["--select=latest", "--test_iter=100"])
+def test_refuses_a_choice_of_checkpoint(flag, runs, capsys):
+    name = flag.partition("=")[0]
+    assert f"{name}: expected none" in refused(capsys, *runs, flag)
+
+
+def test_refuses_no_tasks(runs, capsys):
+    error = refused(capsys, *runs, "--test_tasks=0")
+    assert "--test_tasks: expected at least 1, got 0" in error
+
+
 def unlike(config):
     path = pathlib.Path("run") / "model1.npz"
     return comparison.Run(checkpoints.Checkpoint(path, 1), config, None)
@@ -96,6 +107,17 @@ def unlike(config):
             Config(datasource="omniglot"),
             Config(datasource="omniglot", ways=20),
             "same ways, found 5",
+        ),
+        (
+            Config(datasource="omniglot"),
+            Config(datasource="omniglot", num_queries=9),
+            "same num_queries, found -1 in run and 9 in run. --num_queries=… "
+            "is for both",
+        ),
+        (
+            Config(datasource="omniglot"),
+            Config(datasource="omniglot", norm_statistics="support"),
+            "same norm_statistics",
         ),
         (
             Config(),

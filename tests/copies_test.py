@@ -184,6 +184,39 @@ def test_dropout_is_off_in_the_copy():
     np.testing.assert_array_equal(model(query_x[0]), model(query_x[0]))
 
 
+def test_the_copy_of_batch_norm_behind_dropout_is_the_same_each_time():
+    network = keras.Sequential(
+        [
+            keras.Input([4]),
+            layers.Dropout(0.5),
+            layers.BatchNormalization(),
+            layers.Dense(WAYS),
+        ]
+    )
+    support_x, support_y, _ = data()
+    learner = maml(network)
+    first, second = (
+        learner.adapt(support_x[0], support_y[0]).get_weights()
+        for _ in range(2)
+    )
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_copy_normalises_by_what_the_network_has_seen():
+    support_x, support_y, query_x = (np.array(part) for part in data())
+    support_x, query_x = 300 + 5 * support_x, 300 + 5 * query_x
+    normalization = layers.Normalization()
+    normalization.adapt(support_x[0])
+    network = keras.Sequential(
+        [keras.Input([4]), normalization, layers.Dense(WAYS)]
+    )
+    learner = maml(network)
+    model = learner.adapt(support_x[0], support_y[0])
+    together = learner.adapt_and_predict(support_x, support_y, query_x)
+    np.testing.assert_allclose(model(query_x[0]), together[0], 1e-4, 1e-5)
+
+
 class Own(keras.Model):
     """A model of a class of its own, without `get_config`."""
 

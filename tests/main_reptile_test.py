@@ -219,6 +219,7 @@ def test_pretrained_only_evaluates(tmp_path, capsys):
         ),
         (["--datasource=cifar"], "--datasource: expected one of"),
         (["--pretrained", *SINE], "expected a checkpoint"),
+        (["--image-size=64"], "--image_size: expected 84 unless"),
         (["--shots=20"], "different examples of a class"),
         (["--classes=25"], "different classes"),
     ],
@@ -289,3 +290,11 @@ def test_refuses_a_legacy_checkpoint(more, images, tmp_path, capsys):
     assert run(tmp_path / "folder", *line) == 1
     assert "nothing" in capsys.readouterr().err
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_test_keeps_to_the_classes_of_its_training(images, tmp_path, capsys):
+    short = "--meta-iters=1", "--eval-samples=1", "--eval-interval=1"
+    assert run(tmp_path / "run", *short, "--seed=3", "--shots=1") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "run", *short, "--pretrained", "--shots=1") == 1
+    assert "--seed: expected 3, by which" in capsys.readouterr().err

@@ -133,6 +133,10 @@ def test_defaults_are_the_published_settings():
     assert runs["random"].test_rates == [1.0, 0.5, 0.5]
     assert runs["maml_trpo"].test_rates == [0.1, 0.001, 0.001]
     assert {run.meta_iterations for run in runs.values()} == {7}
+    runs = train.methods(config("--algo=all"))
+    assert runs["random"].activation == "tanh"
+    runs = train.methods(config("--algo=all"), given=["activation"])
+    assert runs["random"].activation == "relu"
 
 
 def test_help_groups_every_flag_and_explains(tmp_path, capsys):
@@ -161,10 +165,23 @@ def test_evaluation_of_one_goal_gives_its_numbers(trained, capsys):
     goal = Navigation().test_tasks(3)[0]
     given = f"--goal={goal[0]},{goal[1]}"
     assert run(trained, "--train=False", given) == 0
-    alone = [*rows(trained / "evaluation.csv")[0].values()]
+    alone = [*rows(trained / "evaluation_goal.csv")[0].values()]
     np.testing.assert_allclose(np.array(alone, float), each[0], 1e-4)
     assert "Iteration" not in capsys.readouterr().out
     assert (trained / "model3.npz").read_bytes() == before
+    kept = np.load(trained / "evaluation.pkl", allow_pickle=True)["mses"]
+    np.testing.assert_array_equal(kept, each)
+
+
+def test_a_new_learning_rate_is_used(tmp_path, capsys):
+    pretrain = "--algo=pretrain", "--learning_rate=0.001"
+    assert run(tmp_path, *pretrain) == 0
+    more = "--n_itr=6", "--learning_rate=0.25"
+    assert run(tmp_path, "--algo=pretrain", *more) == 0
+    assert "Changed: --learning_rate: 0.001 before" in capsys.readouterr().out
+    with np.load(tmp_path / "model6.npz") as file:
+        rates = [v for v in file.values() if v.shape == () and v == 0.25]
+    assert rates
 
 
 def test_another_step_size_in_a_test_is_warned_of(trained, capsys):

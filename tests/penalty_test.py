@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import MAML, JointTraining, Reptile
+from maml_tf import ANIL, MAML, JointTraining, Reptile
 from maml_tf.inner_optimizers import SGD
 
 RATE, WEIGHT = 0.1, 0.3
@@ -106,3 +106,27 @@ def test_losses_of_a_layer_count_once(float64):
     np.testing.assert_allclose(found[0], found[2] + 7)
     np.testing.assert_allclose(found[1], found[3] + 7)
     assert made.losses == []
+
+
+def test_a_regularised_layer_need_not_adapt(float64):
+    """Its regulariser adds to each task's loss, and to the meta-gradient."""
+    network = keras.Sequential(
+        [
+            keras.Input([1]),
+            keras.layers.Dense(2, "tanh", kernel_regularizer="l2"),
+            keras.layers.Dense(1),
+        ]
+    )
+    learner = ANIL(network, "mse", inner_lr=0.1, engine="looped")
+    learner.compile("sgd", "mse")
+    x = tf.reshape(tf.linspace(-1.0, 1.0, 8), [2, 4, 1])
+    data = (x, x, x), x
+    kernel = network.layers[0].kernel
+    place = [v is kernel for v in learner.trainable_variables].index(True)
+    (with_penalty, gradients), _ = learner.meta_gradient(data)
+    kernel.regularizer = None
+    (without, plain), _ = learner.meta_gradient(data)
+    squares = 0.01 * tf.reduce_sum(kernel**2)
+    np.testing.assert_allclose(with_penalty - without, squares, 1e-6)
+    added = gradients[place] - plain[place]
+    np.testing.assert_allclose(added, 0.02 * kernel, 1e-6)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import models, stacked
+from maml_tf import MAML, models, stacked
 
 pytestmark = pytest.mark.usefixtures("not_deterministic")
 
@@ -102,6 +102,14 @@ def built(model):
         (
             lambda: sequential(layers.Dropout(0.5, (None, 1, 1, 2))),
             "noise_shape",
+        ),
+        (
+            lambda: sequential(layers.Dense(2), layers.Softmax(axis=0)),
+            "works along the axis of examples",
+        ),
+        (
+            lambda: sequential(layers.Dense(2, activation=layers.PReLU())),
+            "has an activation with weights",
         ),
         (
             lambda: sequential(layers.Dense(2, dtype="mixed_float16")),
@@ -214,4 +222,39 @@ def test_inputs_in_a_dictionary_go_by_name(named):
     x = {"signal": tf.ones([2, 4, 3]), "age": tf.zeros([2, 4, 3])}
     np.testing.assert_array_equal(
         stacked.many_tasks(model, [])([], x), tf.ones([2, 4, 3])
+    )
+
+
+@pytest.mark.parametrize("engine", ["looped", "stacked"])
+@pytest.mark.parametrize("form", [lambda y: [y], lambda y: {"y": y}])
+def test_a_single_output_may_be_in_a_list_or_dictionary(form, engine):
+    x = keras.Input([3])
+    network = keras.Model(x, form(layers.Dense(2, name="y")(x)))
+    loss = {"y": "mse"} if isinstance(form(0), dict) else "mse"
+    learner = MAML(network, loss, inner_lr=0.1, engine=engine)
+    inputs, outputs = tf.ones([2, 4, 3]), tf.ones([2, 4, 2])
+    y = {"y": outputs} if isinstance(form(0), dict) else outputs
+    found = learner.adapt_and_predict(inputs, y, inputs)
+    assert isinstance(found, dict) == isinstance(form(0), dict)
+    assert tf.nest.flatten(found)[0].shape == [2, 4, 2]
+
+
+def test_an_activation_may_count_axes():
+    def softmax(x):
+        return keras.ops.softmax(x, axis=1)
+
+    model = keras.Sequential([keras.Input([3]), layers.Dense(2, softmax)])
+    x = tf.random.stateless_normal([2, 4, 3], [0, 0])
+    np.testing.assert_allclose(
+        stacked.many_tasks(model, [])([], x), tf.map_fn(model, x), 1e-6
+    )
+
+
+def test_ids_are_not_rounded_in_half_precision():
+    with models.dtype_policy("mixed_bfloat16"):
+        model = keras.Sequential([keras.Input([2]), layers.Embedding(999, 2)])
+    x = tf.constant([[[257.0, -1.0]]])
+    np.testing.assert_array_equal(
+        tf.cast(stacked.many_tasks(model, [])([], x)[0, 0], tf.float32),
+        tf.cast(tf.gather(model.layers[0].embeddings, [257, 998]), tf.bfloat16),
     )
