@@ -13,7 +13,7 @@ hosts=""
 for i in $(seq 0 $((workers - 1))); do
   hosts+="\"localhost:$((${PORT:-2222} + i))\", "
 done
-trap 'kill 0' INT TERM
+trap 'trap - INT TERM; kill 0' INT TERM
 for i in $(seq $((workers - 1)) -1 0); do
   task="{\"type\": \"worker\", \"index\": $i}"
   export TF_CONFIG="{\"cluster\": {\"worker\": [${hosts%, }]}, \"task\": $task}"
