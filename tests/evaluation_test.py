@@ -86,7 +86,9 @@ def test_step_0_is_the_support_set_and_others_the_query(learner, tasks):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.CrossEntropy(2), keras.losses.get("mse")], ids=str
+    "loss",
+    [losses.CrossEntropy(2), keras.losses.get("mse")],
+    ids=["cross-entropy", "mse"],
 )
 def test_a_weight_is_that_of_a_task(loss):
     rng = np.random.default_rng(0)
