@@ -22,8 +22,6 @@ CONFIGS = {
     "reptile": ReptileConfig,
     "rl": RLConfig,
 }
-TEST = ("--train=False", "--test_set=True")
-"""Flags of every test that is apart from training."""
 FREE = {
     "algo",
     "eval_interval",
@@ -117,7 +115,8 @@ def deviations(name: str, record: dict) -> list[str]:
     rows = published.by_name()[name]
     given = published.flags_of(rows[0].flagfile)
     tests = [r.test_flags for r in rows if int(r.shots) == record["shots"]]
-    of_test = published.flags_in([*TEST, *tests[0].split()] if tests else TEST)
+    more = tests[0].split() if tests else []
+    of_test = published.flags_in([*published.TEST, *more])
     kind = CONFIGS[rows[0].flagfile.split("/")[0]]
     own = original(given["env"], record["algo"]) if kind is RLConfig else {}
     return [

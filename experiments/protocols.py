@@ -66,8 +66,8 @@ def _config(given):
     flagfile = published.by_name()[NAME][0].flagfile
     path = published.ROOT / "flags" / flagfile
     placed, _ = published.placed(NAME, flagfile, given)
-    only = ["--train=False", "--test_set=True"]
-    rest = main.parse(["maml-tf", f"--flagfile={path}", *only, *placed])
+    line = [f"--flagfile={path}", *published.TEST, *placed]
+    rest = main.parse(["maml-tf", *line])
     if len(rest) > 1:
         raise ValueError(f"expected flags only, got {rest[1]!r}.")
     return main.config_from_flags(flags.FLAGS)

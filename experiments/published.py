@@ -11,6 +11,8 @@ TABLE = ROOT / "experiments" / "published.csv"
 RECORDS = ROOT / "results" / "records"
 BASELINES = ("pretrained", "pretrain", "random", "oracle")
 """Methods beside which the paper's own is tested."""
+TEST = ("--train=False", "--test_set=True")
+"""Flags of every test that is apart from training."""
 ITERATIONS = (
     "metatrain_iterations",
     "pretrain_iterations",

@@ -175,7 +175,7 @@ def _train_and_test(rows, flagfile, flags, budget):
     _call(module, flagfile, flags, budget)
     tests = dict.fromkeys(row.test_flags for row in rows)
     for test in tests:
-        only = ["--train=False", "--test_set=True", *test.split()]
+        only = [*published.TEST, *test.split()]
         _call(module, flagfile, [*only, *flags])
 
 

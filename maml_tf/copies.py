@@ -65,7 +65,7 @@ def settle(model: keras.Model) -> None:
 
 
 def _seed(model, seed):
-    generators = [v for v in model.variables if "seed_generator" in v.path]
+    generators = functional.seed_generators(model)
     states = functional.states(seed, len(generators))
     for generator, state in zip(generators, states, strict=True):
         generator.assign(state)

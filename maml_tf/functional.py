@@ -169,7 +169,7 @@ def with_penalty(
     without.
     """
     require_usable(model)
-    generators = [v for v in model.variables if "seed_generator" in v.path]
+    generators = seed_generators(model)
     # A moving average's update may be lost. A generator's may not, without a
     # seed, nor that of a state which is not among the model's variables.
     known = {id(v) for v in model.variables}
@@ -237,6 +237,11 @@ def output_spec(model: keras.Model, x):
 def _sum(losses):
     dtype = keras.config.floatx()
     return tf.add_n([tf.zeros([], dtype), *(tf.cast(x, dtype) for x in losses)])
+
+
+def seed_generators(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states of a model's random layers."""
+    return [v for v in model.variables if "seed_generator" in v.path]
 
 
 def states(seed, generators):
