@@ -3,39 +3,78 @@
     python experiments/release.py RUN_FOLDER FILE.keras
 
 `keras.saving.load_model(FILE)` after `import maml_tf` gives it back, to adapt,
-or to compile and train further: the outer optimizer's state, twice the size of
-the weights, is left out. See examples/pretrained_sinusoid.py.
+or to compile and train further. What adapting does not read is left out: the
+outer optimizer's state, and the mean gradient of an inner Adam whose β₁ is 0.
+See examples/pretrained_sinusoid.py.
 """
 
-import os
+import pathlib
 import sys
+import tempfile
+import zipfile
 
-from maml_tf import comparison, saving
+import tensorflow as tf
+
+from maml_tf import command_line, comparison, files, saving
 
 MOST = 1_000_000
+MEAN_GRADIENT = 2
+"""The place of Adam's m among `inner_variables`: two powers, m and v."""
 
 
-def main(folder: str, file: str) -> None:
+def write(folder: str, file: str) -> None:
     """Writes the newest checkpoint of a run as a learner.
 
     Raises:
-      SystemExit: if the file would take over 1 MB.
+      ValueError: if the file would take over 1 MB, or its name does not end in
+        `.keras`; what was there before stays.
+      checkpoints.CheckpointError: if there is no whole checkpoint.
     """
+    if pathlib.Path(file).suffix != ".keras":
+        raise ValueError(f"FILE: expected a name in .keras, got {file!r}.")
     run = comparison.load(folder, {})
-    arguments = saving.arguments_of(run.learner)
-    learner = saving.make(type(run.learner), arguments)
-    for new, trained in zip(
-        learner.inner_variables, run.learner.inner_variables, strict=True
-    ):
-        new.assign(trained)
-    learner.save(file)
-    if os.path.getsize(file) > MOST:
-        os.unlink(file)
-        sys.exit(f"{file}: expected at most 1 MB; nothing is kept.")
+    with tempfile.TemporaryDirectory() as beside:
+        content = _packed(_for_adapting(run.learner), pathlib.Path(beside))
+    if len(content) > MOST:
+        raise ValueError(
+            f"{file}: expected at most {MOST:,} bytes, found that {folder} "
+            f"takes {len(content):,}; nothing is written."
+        )
+    with files.replacing(file) as whole:
+        whole.write(content)
     print(f"Written: {file}, from {run.checkpoint.path.name}")
 
 
-if __name__ == "__main__":
+def _for_adapting(trained):
+    """Returns a new learner with all of another that adapting reads."""
+    learner = saving.make(type(trained), saving.arguments_of(trained))
+    inner = zip(learner.inner_variables, trained.inner_variables, strict=True)
+    inner_optimizer = getattr(trained, "inner_optimizer", None)
+    for place, (new, old) in enumerate(inner):
+        is_unread = place == MEAN_GRADIENT and inner_optimizer.beta_1 == 0
+        new.assign(tf.zeros_like(old) if is_unread else old)
+    return learner
+
+
+def _packed(learner, folder):
+    """Returns the file's bytes: what Keras saves, compressed."""
+    saved, packed = folder / "saved.keras", folder / "packed.keras"
+    learner.save(saved)
+    with (
+        zipfile.ZipFile(saved) as parts,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file,
+    ):
+        for name in parts.namelist():
+            file.writestr(name, parts.read(name))
+    return packed.read_bytes()
+
+
+def main() -> int:
+    """Returns the exit status."""
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    return command_line.guarded("release.py", lambda: write(*sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

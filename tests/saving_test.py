@@ -1,6 +1,5 @@
 """A learner that is saved and loaded goes on as if it had not been."""
 
-import pathlib
 import zipfile
 
 import h5py
@@ -20,12 +19,8 @@ from maml_tf import (
     losses,
     tasks,
 )
-from maml_tf.config import Config
 from maml_tf.inner_optimizers import SGD, Adam
 from maml_tf.saving import arguments_of
-from maml_tf.train import test_tasks as held_out_tasks
-
-WEIGHTS = pathlib.Path(__file__).parents[1] / "results" / "weights"
 
 
 @keras.saving.register_keras_serializable("saving_test")
@@ -202,18 +197,3 @@ def test_every_weight_is_saved_once(learner, tmp_path):
         )
     expected = [weight.shape.num_elements() for weight in learner.weights]
     assert sorted(found) == sorted(expected)
-
-
-def test_released_weights_of_omniglot(real_data):
-    learner = keras.models.load_model(
-        WEIGHTS / "omniglot_5way_1shot_maml.keras"
-    )
-    learner.test_inner_steps = 1  # as it was trained
-    settings = {"shots": 1, "test_tasks": 40, "train": False, "test_set": True}
-    config = Config("omniglot", data_dir=str(real_data), **settings)
-    predict = tf.function(learner.adapt_and_predict)
-    scores = [
-        losses.accuracy(query_y, predict(*inputs))
-        for inputs, query_y in held_out_tasks(config)
-    ]
-    assert np.mean(scores) > 0.85
