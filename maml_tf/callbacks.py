@@ -431,9 +431,9 @@ class NonFiniteGuard(IterationCallback):
     """Stops training at the first loss that is not finite.
 
     It looks at regular intervals, and before the last checkpoint, at the mean
-    loss, which stays so; if it is finite, the state is kept. If it is not, the
-    iterations since are repeated, one by one, to name the iteration and the
-    first tensor.
+    loss, which stays so, and at the weights, which the last loss knows nothing
+    of; if all are finite, the state is kept. If not, the iterations since are
+    repeated, one by one, to name the iteration and the first tensor.
 
     Args:
       start: the iteration at which the run starts or continues.
@@ -459,10 +459,19 @@ class NonFiniteGuard(IterationCallback):
         self._read = tf.function(
             lambda: [tf.identity(v.value) for v in self._variables]
         )
+        self._has_finite_weights = tf.function(
+            lambda: tf.reduce_all(
+                [
+                    tf.reduce_all(tf.math.is_finite(w.value))
+                    for w in self.model.weights
+                    if tf.as_dtype(w.dtype).is_floating
+                ]
+            )
+        )
         self._keep(self.start)
 
     def on_iteration(self, iteration):
-        """Raises `NonFiniteError` if the loss is not finite."""
+        """Raises `NonFiniteError` if the loss or a weight is not finite."""
         self.done = iteration
         if iteration % self.interval == 0:
             self._check(iteration)
@@ -473,7 +482,7 @@ class NonFiniteGuard(IterationCallback):
             self._check(self.done)
 
     def _check(self, iteration):
-        if np.isfinite(self.metrics["loss"]):
+        if np.isfinite(self.metrics["loss"]) and self._has_finite_weights():
             self._keep(iteration)
         else:
             raise NonFiniteError(self._explain(iteration))
@@ -489,14 +498,19 @@ class NonFiniteGuard(IterationCallback):
             x, y = self.sampler(tf.constant(t, tf.int64))
             for name, tensor in self.model.diagnose(x, y):
                 if not np.isfinite(tensor).all():
-                    return (
-                        f"Not finite at iteration {t + 1}: first the {name}. "
-                        f"Lower {self.rates}."
-                    )
+                    return self._words(t + 1, name)
             if self.model.block > 1:
                 x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
+            if not self._has_finite_weights():
+                return self._words(t + 1, "weights")
         return f"Not finite between iterations {self._good} and {iteration}."
+
+    def _words(self, iteration, name):
+        return (
+            f"Not finite at iteration {iteration}: first the {name}. Lower "
+            f"{self.rates}."
+        )
 
 
 def thinned(interval: int, iterations: int) -> int:

@@ -9,7 +9,7 @@ import sys
 from absl import flags
 
 from maml_tf import checkpoints, command_line, distribution, main_flags
-from maml_tf.rl import published, train
+from maml_tf.rl import train
 from maml_tf.rl.config import ALL, RLConfig, original
 
 _BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
@@ -157,12 +157,14 @@ def _train_and_evaluate(config):
     if not distribution.is_chief(config):
         return None
     found = train.evaluate(config)
-    paper = dict(enumerate(published.RETURNS[config.env][config.algo]))
+    paper = train.published_returns(config).get(config.algo, ())
     goals = len(found.curve.values)
-    print(f"{config.algo}: updates, average return over {goals} goals, paper")
+    columns = f"updates, average return over {goals} goals"
+    print(f"{config.algo}: {columns}{', paper' if paper else ''}")
     rows = zip(found.curve.mean, found.curve.ci95, strict=True)
     for u, (mean, half) in enumerate(rows):
-        print(f"{u:4}  {mean:8.2f} ± {half:5.2f}  {paper.get(u, ''):>8}")
+        beside = f"{paper[u]:8}" if u < len(paper) else ""
+        print(f"{u:4}  {mean:8.2f} ± {half:5.2f}  {beside}".rstrip())
     drawn = train.draw(config, found) if config.plot else []
     print(f"Written: {', '.join([train.result_stem(config) + '.csv', *drawn])}")
     return found.curve

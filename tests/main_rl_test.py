@@ -12,6 +12,7 @@ from PIL import Image
 from refused_lines import check_refused
 
 from maml_tf import checkpoints, main_rl, records
+from maml_tf.evaluation import AdaptationCurve
 from maml_tf.rl import evaluation, published, train
 from maml_tf.rl.navigation import Navigation
 
@@ -217,6 +218,65 @@ def test_returns_that_are_not_finite_end_training(
     assert not checkpoints.list_checkpoints(tmp_path)
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys):
+    pretrain = "--algo=pretrain", "--learning_rate=1e39"
+    assert run(tmp_path, *pretrain, "--n_itr=1") == 1
+    message = capsys.readouterr().err
+    words = "Not finite at iteration 1: first the weights. Lower --learning_rat"
+    assert words in message
+    assert not checkpoints.list_checkpoints(tmp_path)
+
+
+def test_random_weights_leave_the_results_of_others(trained, capsys):
+    before = (trained / "evaluation.json").read_text()
+    assert run(trained, "--algo=random") == 1
+    message = capsys.readouterr().err
+    assert "--logdir: expected one of its own for --algo=random" in message
+    assert (trained / "evaluation.json").read_text() == before
+
+
+def test_the_figure_of_one_goal_is_another_file(tmp_path):
+    (tmp_path / "methods.png").write_text("of all goals")
+    curves = {"random": AdaptationCurve(np.array([[-2.0, -1.0]]))}
+    of_one = config(f"--logdir={tmp_path}", "--goal=0,0")
+    path = train.draw_methods(of_one, curves)
+    assert path == str(tmp_path / "methods_goal.png")
+    with Image.open(path) as picture:
+        assert picture.width > 100
+    assert (tmp_path / "methods.png").read_text() == "of all goals"
+
+
+def test_curves_of_a_table_without_rows_are_empty(tmp_path):
+    (tmp_path / "training.csv").write_text("iteration,return\n")
+    curves = train.training_curves(config(f"--logdir={tmp_path}"))
+    assert [len(part) for part in curves["before"]] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "--algo=maml_trpo",
+            "20 tasks × 20 trajectories × 100 steps|every iteration.|by task.",
+        ),
+        (
+            "--algo=pretrain --pretrain_with=trpo",
+            "400 trajectories, each of its own task, × 100 steps|"
+            "every iteration for every trajectory.|over all of them.",
+        ),
+        (
+            "--algo=random --test_transitions=30 --test_trajectories=2",
+            "40 goals, trajectories until they have 30 steps, at most 8,",
+        ),
+    ],
+)
+def test_explains_whose_tasks_are_drawn(line, words, capsys):
+    assert main_rl.main([*line.split(), "--explain"]) == 0
+    text = capsys.readouterr().out
+    for part in words.split("|"):
+        assert part in text
+
+
 REFUSED = """
 --env=nav3d | --env: expected one of nav2d, cheetah_dir, cheetah_vel, ant_dir
 --algo=ppo | --algo: expected one of maml_trpo, pretrain, oracle, random, all
@@ -239,6 +299,9 @@ REFUSED = """
 --strategy=tpu | --strategy: expected one of none, mirrored, multi_worker
 --algo=oracle --strategy=multi_worker | expected none unless a meta-batch has
 --strategy=multi_worker | variable TF_CONFIG as
+--mode=gym | --mode: expected paper unless --env is a robot's, got 'gym'
+--env=ant_dir --done=l2 | --done: expected box unless --env=nav2d, got 'l2'
+--env=ant_dir --reward=squared | --reward: expected distance unless --env=nav2d
 --test_learning_rate=-2 | --test_learning_rate: expected a number of at least 0
 --test_goals=0 | --test_goals: expected an integer of at least 1
 --train=False | expected a checkpoint, model*.npz, found none

@@ -6,7 +6,14 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import cores
-from maml_tf.rl import advantages, learners, objectives, policies, trpo
+from maml_tf.rl import (
+    advantages,
+    evaluation,
+    learners,
+    objectives,
+    policies,
+    trpo,
+)
 from maml_tf.rl.navigation import Navigation
 
 SEED = tf.constant([0, 1], tf.int64)
@@ -142,6 +149,32 @@ def test_at_theta_nothing_has_changed_yet():
     loss = objectives.surrogate(last, predictions, predictions)
     assert abs(float(loss)) < 1e-14
     assert float(objectives.mean_kl(last, predictions, predictions)) == 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_lies_after_the_end_cannot_overflow():
+    made = learner()
+    last = two_rounds(made)[-1]
+    mask = np.ones(last.mask.shape)
+    mask[:, -1] = 0
+    old = made.predict_fn([last])(made.theta())
+    far = np.array(last.actions)
+    far[:, -1] = 1e3  # so that a ratio of densities is infinite there
+    narrow = old - np.eye(4)[2] * 2
+    batch = last._replace(mask=tf.constant(mask), actions=tf.constant(far))
+    losses = [
+        float(objectives.surrogate(batch, predictions, narrow))
+        for predictions in (old, narrow)
+    ]
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_evaluates_in_the_precision_of_the_policy():
+    goals = Navigation().test_tasks(2)
+    found = evaluation.evaluate(learner(), goals, [0.5], trajectories=3)
+    assert found.curve.values.dtype == np.float64
+    assert found.curve.values.shape == (2, 2)
 
 
 @pytest.mark.usefixtures("float64")

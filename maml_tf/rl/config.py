@@ -169,7 +169,9 @@ class RLConfig(Settings):
         self._check_numbers()
         self._check_goal()
         self.check_devices()
-        if self.strategy != "none" and not self._has_tasks():
+        self._check_environment()
+        apart = self.has_tasks and self.algo not in ("random", ALL)
+        if self.strategy != "none" and not apart:
             self.refuse(
                 "strategy",
                 "none unless a meta-batch has tasks: --algo=maml_trpo, or "
@@ -195,6 +197,12 @@ class RLConfig(Settings):
         return self.algo == "oracle"
 
     @property
+    def has_tasks(self) -> bool:
+        """Whether a task has several trajectories; else each has its own."""
+        by_trpo = self.algo == "pretrain" and self.pretrain_with == "trpo"
+        return not (self.is_oracle or by_trpo)
+
+    @property
     def trains(self) -> bool:
         """Whether there is something to train."""
         return self.train and self.algo != "random"
@@ -205,11 +213,6 @@ class RLConfig(Settings):
         if self.goal is None:
             return None
         return [float(number) for number in self.goal.split(",")]
-
-    def _has_tasks(self):
-        """Whether trajectories are those of tasks, which can be apart."""
-        adam = self.algo == "pretrain" and self.pretrain_with == "adam"
-        return adam or self.algo == "maml_trpo"
 
     def _check_numbers(self):
         for name in (
@@ -235,6 +238,15 @@ class RLConfig(Settings):
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 self.refuse(name, "a number from 0 to 1")
+
+    def _check_environment(self):
+        """Refuses what only another environment heeds."""
+        is_nav = self.env == "nav2d"
+        words = "unless --env is a robot's" if is_nav else "unless --env=nav2d"
+        for field in ("mode",) if is_nav else ("reward", "done"):
+            default = self.__dataclass_fields__[field].default
+            if getattr(self, field) != default:
+                self.refuse(field, f"{default} {words}")
 
     def _check_goal(self):
         try:

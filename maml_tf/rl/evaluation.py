@@ -42,7 +42,8 @@ def evaluate(
     """Adapts a policy to each of G tasks by plain gradient steps.
 
     Repeats: collect trajectories, record their average return, make one step
-    on −mean(log π Â). Noise is the same for every task.
+    on −mean(log π Â). The noise of actions is the same for every task; first
+    states are the environment's matter.
 
     Source: Finn et al. 2017, section 5.3, Figure 4; protocol of the result
     files of cbfinn/maml_rl.
@@ -60,8 +61,9 @@ def evaluate(
     Raises:
       ArithmeticError: if a return is not finite.
     """
+    dtype = learner.compute_dtype
     drawn = trajectories * (SURPLUS if transitions else 1)
-    each = tf.constant(tasks, learner.compute_dtype)[:, None]
+    each = tf.constant(tasks, dtype)[:, None]
     each = tf.repeat(each, drawn, 1)
     collect = _round(learner, each, transitions)
     phi = [
@@ -71,7 +73,7 @@ def evaluate(
     scores, met = [], []
     for u, rate in enumerate([*rates, 0.0]):
         seeds = tf.constant([seed, u], tf.int64)
-        values, found, phi = collect(phi, seeds, tf.constant(rate))
+        values, found, phi = collect(phi, seeds, tf.constant(rate, dtype))
         scores.append(values.numpy())
         _require_finite(scores[-1], u)
         met.append(found)
@@ -113,8 +115,8 @@ def _kept(mask, transitions):
 
 def _require_finite(values, u):
     if bad := int((~np.isfinite(values)).sum()):
+        advice = "Lower --test_learning_rate." if u else "Train it again."
         raise ArithmeticError(
             f"Returns after {u} updates: expected finite numbers, found {bad} "
-            f"of {len(values)} tasks that have others. Lower "
-            "--test_learning_rate."
+            f"of {len(values)} tasks that have others. {advice}"
         )

@@ -4,14 +4,14 @@ import keras
 
 from maml_tf.explain import devices
 from maml_tf.rl.config import GOALS, RLConfig
+from maml_tf.rl.evaluation import SURPLUS
 
 
 def header(config: RLConfig, network: keras.Model) -> str:
     """Returns five lines that open a run."""
     return "\n".join(
         [
-            f"data       {config.env}, {config.meta_batch_size} tasks × "
-            f"{config.trajectories} trajectories × {config.horizon} steps",
+            f"data       {config.env}, {_batch(config)}",
             f"network    {network.name}, {network.count_params():,} parameters"
             f", {config.activation}",
             f"inner loop {_inner(config)}",
@@ -28,17 +28,26 @@ def explain(config: RLConfig, network: keras.Model) -> str:
             header(config, network),
             "",
             f"Task: {GOALS[config.env]}, drawn anew in every iteration"
-            + (" for every trajectory." if config.is_oracle else "."),
+            + ("." if config.has_tasks else " for every trajectory."),
             *_simulation(config),
             "Policy: Gaussian; actions in units of the environment's range, "
             "clipped by it alone; log-std adapts like all parameters.",
             f"Advantages: γ = {config.discount:g}, λ = {config.gae_lambda:g}, "
-            "linear baseline fitted on the same trajectories, standardised by "
-            "task.",
+            "linear baseline fitted on the same trajectories, standardised "
+            f"{'by task' if config.has_tasks else 'over all of them'}.",
             *devices(config),
             _evaluation(config),
         ]
     )
+
+
+def _batch(config):
+    tasks, each = config.meta_batch_size, config.trajectories
+    if config.has_tasks:
+        drawn = f"{tasks} tasks × {each} trajectories"
+    else:
+        drawn = f"{tasks * each} trajectories, each of its own task,"
+    return f"{drawn} × {config.horizon} steps"
 
 
 def _inner(config):
@@ -55,9 +64,9 @@ def _outer(config):
     if config.algo == "random":
         return "none: random weights"
     steps = f"{config.meta_iterations} iterations of "
-    if config.algo == "pretrain" and config.pretrain_with == "adam":
-        return steps + f"Adam {config.meta_lr}, all tasks in one policy"
-    return steps + f"TRPO, δ = {config.trust_region}"
+    if config.algo == "maml_trpo" or not config.has_tasks:
+        return steps + f"TRPO, δ = {config.trust_region}"
+    return steps + f"Adam {config.meta_lr}, all tasks in one policy"
 
 
 def _simulation(config):
@@ -73,13 +82,17 @@ def _simulation(config):
 
 
 def _evaluation(config):
-    budget = f" of at least {config.test_transitions} steps in all"
+    count = f"{config.test_trajectories} trajectories"
+    if config.test_transitions:
+        count = (
+            f"trajectories until they have {config.test_transitions} steps, "
+            f"at most {SURPLUS * config.test_trajectories}"
+        )
     rates = ", ".join(f"{rate:g}" for rate in config.test_rates) or "none"
     goals = f"{config.test_goals} goals"
     if config.goal is not None:
         goals = f"the goal {config.goal}"
     return (
-        f"Evaluation: {goals}, {config.test_trajectories} "
-        f"trajectories{budget * bool(config.test_transitions)}, updates of "
-        f"step size {'none' if config.is_oracle else rates}."
+        f"Evaluation: {goals}, {count}, updates of step size "
+        f"{'none' if config.is_oracle else rates}."
     )

@@ -79,7 +79,7 @@ def build(env: str, mode: str, shows_task: bool) -> "Locomotion":
     except ImportError as error:
         raise ConfigError(
             f"--env={env}: expected the packages mujoco and gymnasium, found "
-            f"that one is missing ({error}). Install the extra: "
+            f"that they cannot be imported ({error}). Install the extra: "
             "pip install .[mujoco]"
         ) from error
     robot, goal = env.split("_")
@@ -207,7 +207,7 @@ class Locomotion:
             [*shape, 1], seed, dtype=keras.config.floatx()
         )
         if self.goal == "dir":
-            return tf.where(drawn < 0.5, -1.0, 1.0)
+            return tf.cast(tf.where(drawn < 0.5, -1.0, 1.0), drawn.dtype)
         return drawn * self.physics.robot.fastest
 
     def test_tasks(self, count: int) -> np.ndarray:

@@ -35,7 +35,8 @@ def surrogate(
     log_pi, log_old = (
         log_density(gaussian(p), batch.actions) for p in (predictions, old)
     )
-    ratio = tf.exp(log_pi - log_old)
+    # Where a trajectory has ended exp could overflow, and 0 ∞ is no number.
+    ratio = tf.exp((log_pi - log_old) * batch.mask)
     return -tf.reduce_mean(_mean(ratio * batch.advantages, batch.mask))
 
 

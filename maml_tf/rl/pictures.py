@@ -29,7 +29,7 @@ def plot_methods(
     published: Mapping[str, Sequence[float]],
     path: str,
 ) -> None:
-    """Draws average returns over updates, ours and the published ones.
+    """Draws average returns over updates, ours and any published ones.
 
     The oracle does not adapt: its line is flat.
 
@@ -39,23 +39,30 @@ def plot_methods(
       published: means by algorithm, in the same order of updates.
       path: of the PNG.
     """
-    figure, panels = plt.subplots(
-        1, 2, figsize=(9, 4), sharey=True, layout="constrained"
+    titles = ("ours", "paper") if published else ("ours",)
+    figure, [panels] = plt.subplots(
+        1,
+        len(titles),
+        figsize=(9, 4),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
     )
     updates = max(len(mean) for mean, _ in curves.values())
     for algo, (mean, error) in curves.items():
         _method(panels[0], algo, mean, updates, error)
     for algo, mean in published.items():
         _method(panels[1], algo, np.array(mean), updates)
-    for panel, title in zip(panels, ("ours", "paper"), strict=True):
+    for panel, title in zip(panels, titles, strict=True):
         panel.set(title=title, xlabel="number of gradient steps")
         panel.set_xticks(range(updates))
         panel.grid(alpha=0.3)
-    if all(max(mean) < 0 for mean in published.values()):
+    means = *published.values(), *(mean for mean, _ in curves.values())
+    if all(max(mean) < 0 for mean in means):
         panels[0].set_yscale("symlog", linthresh=2)
         panels[0].set_ylim(top=0)
     panels[0].set_ylabel("average return")
-    panels[1].legend()
+    panels[-1].legend()
     save(figure, path)
 
 

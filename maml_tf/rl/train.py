@@ -40,6 +40,12 @@ from maml_tf.run_folder import RunFolder
 
 PHASE = "policy"
 SAVE_INTERVAL = 5
+RATES = {
+    learners.MAMLTRPO: "--fast_learning_rate or --meta_step_size",
+    learners.TRPO: "--meta_step_size",
+    learners.Pretraining: "--learning_rate",
+}
+"""The flags that a learner's steps obey."""
 PICTURED = 6
 """Goals in the picture of trajectories."""
 
@@ -103,15 +109,9 @@ def _kind(config):
             "first_order": config.first_order,
         }
         return learners.MAMLTRPO, {**region, **own}
-    if _plain_trpo(config):
-        return learners.TRPO, region
-    return learners.Pretraining, {}
-
-
-def _plain_trpo(config):
-    """Whether every trajectory has a task of its own, in one batch."""
-    pretrains = config.algo == "pretrain" and config.pretrain_with == "trpo"
-    return config.is_oracle or pretrains
+    if config.has_tasks:
+        return learners.Pretraining, {}
+    return learners.TRPO, region
 
 
 def training_tasks(config: RLConfig, environment, rounds: int):
@@ -122,11 +122,11 @@ def training_tasks(config: RLConfig, environment, rounds: int):
         first, *others = tf.unstack(
             tf.random.split(samplers.seed_at(config.seed, t), rounds + 1)
         )
-        if _plain_trpo(config):
-            drawn = environment.sample_tasks(first, [1, batch * trajectories])
-        else:
+        if config.has_tasks:
             drawn = environment.sample_tasks(first, [batch, 1])
             drawn = tf.repeat(drawn, trajectories, 1)
+        else:
+            drawn = environment.sample_tasks(first, [1, batch * trajectories])
         return drawn, tf.repeat([others], len(drawn), 0)
 
     return sampler
@@ -177,9 +177,7 @@ def _fit(run, learner, start):
     config, end = run.config, run.config.meta_iterations
     data = training_tasks(config, learner.environment, learner.rounds)
     others = [
-        callbacks.NonFiniteGuard(
-            start, data, "--fast_learning_rate or --meta_step_size", 1
-        ),
+        callbacks.NonFiniteGuard(start, data, RATES[type(learner)], 1),
         callbacks.TrainingLog(
             start,
             run.table("training.csv", start, run.scalars().write),
@@ -213,6 +211,8 @@ def restore(
       settings.ConfigError: if it was made with other settings.
     """
     if config.algo == "random":
+        if checkpoints.list_checkpoints(config.folder):
+            config.refuse("folder", "one of its own for --algo=random")
         return None
     found = checkpoints.find(config.folder)
     settings = checkpoints.read(found).settings
@@ -300,8 +300,17 @@ def test_tasks(config: RLConfig, environment) -> np.ndarray:
 
 def result_stem(config: RLConfig) -> str:
     """Returns the path of the evaluation's files, without ending."""
-    name = "evaluation" if config.goal is None else "evaluation_goal"
-    return os.path.join(config.folder, name)
+    return _stem(config, "evaluation")
+
+
+def _stem(config, name):
+    suffix = "" if config.goal is None else "_goal"
+    return os.path.join(config.folder, name + suffix)
+
+
+def published_returns(config: RLConfig) -> dict[str, tuple[float, ...]]:
+    """Returns the paper's means by algorithm; none are of a single goal."""
+    return RETURNS[config.env] if config.goal is None else {}
 
 
 def methods(
@@ -356,7 +365,7 @@ def draw_methods(config: RLConfig, curves: dict) -> str:
 
     Bands are ±1 standard error over tasks, about 68 %.
     """
-    path = os.path.join(config.folder, "methods.png")
+    path = _stem(config, "methods") + ".png"
     bands = {
         algo: (
             curve.mean,
@@ -365,7 +374,7 @@ def draw_methods(config: RLConfig, curves: dict) -> str:
         )
         for algo, curve in curves.items()
     }
-    pictures.plot_methods(bands, RETURNS[config.env], path)
+    pictures.plot_methods(bands, published_returns(config), path)
     return path
 
 
@@ -373,11 +382,12 @@ def training_curves(config: RLConfig) -> dict:
     """Returns returns over training for `plots.plot_training`."""
     path = os.path.join(config.folder, "training.csv")
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
     iterations = np.array([int(row["iteration"]) for row in rows])
     labels = {"return": "before", "return_after": "after adaptation"}
     return {
         label: (iterations, np.array([float(row[name]) for row in rows]))
         for name, label in labels.items()
-        if name in rows[0]
+        if name in reader.fieldnames
     }
