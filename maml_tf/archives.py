@@ -86,13 +86,19 @@ def fingerprint(roots: Iterable[Path], settings) -> str:
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _files_on_disk(root: Path) -> Iterator[Path]:
+def _files_on_disk(root: Path, within: tuple = ()) -> Iterator[Path]:
     """Yields the visible files of a folder, sorted, or a file itself."""
     if root.is_file():
         yield root
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(filter(_is_visible, subfolders))
-        yield from (Path(folder, n) for n in sorted(names) if _is_visible(n))
+    if not root.is_dir() or (here := root.resolve()) in within:
+        return  # A link may lead back to a folder that it is in.
+    with reading(root):
+        found = sorted(os.scandir(root), key=lambda entry: entry.name)
+    found = [entry for entry in found if _is_visible(entry.name)]
+    yield from (Path(entry) for entry in found if not entry.is_dir())
+    for entry in found:
+        if entry.is_dir():
+            yield from _files_on_disk(Path(entry), (*within, here))
 
 
 def _stat(path):
@@ -122,17 +128,25 @@ def _zip_members(file):
         for info in archive.infolist():
             if not info.is_dir():
                 opened = functools.partial(archive.open, info)
-                yield Member(
-                    PurePosixPath(info.filename), info.file_size, opened
-                )
+                # Old programs of Windows write its own separator.
+                path = PurePosixPath(info.filename.replace("\\", "/"))
+                yield Member(path, info.file_size, opened)
 
 
 def _tar_members(file):
     with tarfile.open(fileobj=file) as archive:
         for info in archive:
-            if info.isfile():
+            is_link = info.islnk() or info.issym()
+            if info.isfile() or is_link:
                 opened = functools.partial(archive.extractfile, info)
-                yield Member(PurePosixPath(info.name), info.size, opened)
+                # A link's own size is 0, which would be an empty file.
+                yield Member(
+                    PurePosixPath(info.name), info.size or is_link, opened
+                )
+        # Python takes a cut or damaged header for the end.
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * 512:
+            raise tarfile.ReadError("it is cut off or damaged")
 
 
 @contextmanager

@@ -27,6 +27,11 @@ class DataError(ValueError):
     """Data that is missing, incomplete or unreadable, and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, which may be a page."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 def cached(
     folder: str | os.PathLike[str] | None,
     name: str,
@@ -68,7 +73,13 @@ def cached(
 
 def _folder(folder: str | os.PathLike[str] | None) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder or Path(home, "maml_tf")).expanduser()
+    found = os.path.expanduser(folder or Path(home, "maml_tf"))
+    if os.fspath(found).startswith("~"):
+        raise DataError(
+            f"The cache folder {found}: this home folder is not known. Name "
+            "another one, or set XDG_CACHE_HOME."
+        )
+    return Path(found)
 
 
 def _existing(folder: Path) -> Path:

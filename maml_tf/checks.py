@@ -25,6 +25,16 @@ def counts(**given: int) -> None:
         at_least(1, **{name: number})
 
 
+def integers(**given: int) -> None:
+    """Raises `ValueError` unless all are integers of 64 bits."""
+    for name, number in given.items():
+        whole = isinstance(number, numbers.Integral)
+        if not whole or not -(2**63) <= number < 2**63:
+            raise ValueError(
+                f"{name}: expected an integer of 64 bits, got {number!r}."
+            )
+
+
 def finite(**given: float) -> None:
     """Raises `ValueError` unless all are finite numbers."""
     for name, number in given.items():

@@ -17,7 +17,10 @@ FOLDERS = {
     "validation": ("val", "validation", "valid"),
     "test": ("test",),
 }
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".webp"),
+    *(".avif", ".tif", ".tiff", ".tga", ".ppm", ".pgm"),
+)
 FORM = "class folders"
 
 
@@ -44,7 +47,7 @@ def load_class_folders(
     if part not in FOLDERS:
         names = ", ".join(FOLDERS)
         raise ValueError(f"part: expected one of {names}, got {part!r}.")
-    root = Path(data_dir).expanduser()
+    root = Path(os.path.expanduser(data_dir))
 
     def find():
         sizes = {member.path: member.size for member in walk(root)}
@@ -52,7 +55,8 @@ def load_class_folders(
             raise DataError(_nothing(root, part))
         return image_files(FORM, root, classes, sizes)
 
-    name = f"folder_{part}_{image_format.size}x{image_format.channels}"
+    shape = f"{image_format.size}x{image_format.channels}"
+    name = f"folder_{part}_{shape}_{image_format.resample.name.lower()}"
     return packed(cache_dir, name, root, (part,), image_format, find)
 
 
@@ -67,14 +71,28 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
     for path in sorted(filter(is_image, sizes)):
         folder, name, file = ("", "", *path.parts)[-3:]
         if folder.lower() in FOLDERS[part]:
-            classes[class_name(name)][file] = path
+            files = classes[class_name(name)]
+            _require_copy(files.setdefault(file, path), path, sizes)
+            files[file] = path
     return {name: classes[name] for name in sorted(classes)}
+
+
+def _require_copy(one, other, sizes):
+    """Refuses two images of one name, unless one lies packed beside it."""
+    packed = [any(map(archives.is_archive, p.parts)) for p in (one, other)]
+    is_copy = packed[0] != packed[1] and sizes[one] == sizes[other]
+    if one != other and not is_copy:
+        raise DataError(
+            f"{one} and {other}: expected one image of a name in a class of a "
+            "part, found two. Rename or remove one."
+        )
 
 
 def class_name(folder: str) -> str:
     """Returns a class folder's name, or a class archive's without its end."""
-    if archives.is_archive(folder):
-        return folder.partition(".")[0]
+    for suffix in archives.SUFFIXES:
+        if folder.lower().endswith(suffix):
+            return folder[: -len(suffix)]
     return folder
 
 

@@ -234,6 +234,7 @@ class Config(Settings):
             self._check_selection()
         if self.import_checkpoint and self.test_iter != -1 and not self.train:
             self.refuse("test_iter", "-1 with --import_checkpoint")
+        self.check_import()
         self.check_devices()
         self.check_choice("dtype_policy", DTYPE_POLICIES)
         self._check_protocol()

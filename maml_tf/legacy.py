@@ -115,9 +115,15 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
       learner: see `restore`.
 
     Raises:
-      CheckpointError: if the network is none of the papers'.
+      CheckpointError: if the network is none of the papers', or the prefix
+        names no file.
       OSError: if the files cannot be written.
     """
+    if not os.path.basename(prefix):
+        raise CheckpointError(
+            f"{os.fspath(prefix)!r}: expected the prefix of the files to "
+            "write, such as FOLDER/model1000, found no name."
+        )
     tensors = {n: np.asarray(v) for n, v in _weights(learner.network)}
     tensors |= _unused(learner.network)
     if learner.inner_variables:

@@ -271,7 +271,7 @@ def perform(config: Config) -> None:
     elif flags.FLAGS.check_data:
         for line in datasets.check(config):
             print(line)
-    elif prefix := flags.FLAGS.export_checkpoint:
+    elif (prefix := flags.FLAGS.export_checkpoint) is not None:
         train.export(config, prefix)
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:

@@ -143,7 +143,7 @@ def _run(arguments):
         for line in datasets.check(config, reptile_train.RESAMPLE):
             print(line)
         return
-    if prefix := values.export_checkpoint:
+    if (prefix := values.export_checkpoint) is not None:
         reptile_train.export(config, prefix)
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
         return

@@ -20,7 +20,7 @@ from PIL import Image
 
 from maml_tf import archives, pickles
 from maml_tf.archives import walk
-from maml_tf.cache import DataError
+from maml_tf.cache import DataError, first_line
 from maml_tf.class_folders import (
     class_name,
     image_files,
@@ -87,7 +87,7 @@ def load_mini_imagenet(
       DataError: if no form is there, or classes or images are missing, empty,
         unreadable or unsafe to read.
     """
-    root = find_root(Path(data_dir).expanduser())
+    root = find_root(Path(os.path.expanduser(data_dir)))
 
     def find():
         found = find_form(root, part)
@@ -221,7 +221,7 @@ def _ranked(images):
     """Returns raw images under the names that the CSV files give them.
 
     `n0153282900000005.jpg` is the fifth of `n01532829_<number>.JPEG` in the
-    order of their numbers.
+    order of their numbers, if none is missing.
     """
     numbered = collections.defaultdict(dict)
     for path in images:
@@ -301,7 +301,7 @@ def _from_tfds(root, part) -> Found:
         there = "has none" if root.exists() else "does not exist"
         raise DataError(
             f"mini-ImageNet's {part} part was not found: {root} {there} of\n"
-            f"{_FORMS} ({type(error).__name__}: {error})\n"
+            f"{_FORMS} ({type(error).__name__}: {first_line(error)})\n"
             "Name the folder with --data_dir."
         ) from error
     classes = {}

@@ -8,11 +8,9 @@ MiniImagenet().download_and_prepare(download_config=manual)
 images = tfds.load("mini_imagenet", split="train")
 """
 
-from pathlib import Path
-
 import tensorflow_datasets as tfds
 
-from maml_tf import mini_imagenet, packing
+from maml_tf import mini_imagenet
 from maml_tf.image_classes import PARTS
 
 
@@ -48,19 +46,15 @@ class MiniImagenet(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        root = mini_imagenet.find_root(Path(dl_manager.manual_dir))
-        return {part: self._generate_examples(root, part) for part in PARTS}
+        folder = dl_manager.manual_dir
+        return {part: self._generate_examples(folder, part) for part in PARTS}
 
-    def _generate_examples(self, root, part):
-        found = mini_imagenet.find_form(root, part)
-        names = {
-            key: (label, file)
-            for label, files in found.classes.items()
-            for file, key in files.items()
-        }
-        image_format = packing.Format(mini_imagenet.SIZE, 3)
-        for key, content in found.read():
-            label, file = names[key]
-            image, _ = packing.decode(content, image_format)
-            row = {"image": image, "label": label, "file_name": file}
-            yield f"{label}/{file}", row
+    def _generate_examples(self, folder, part):
+        data = mini_imagenet.load_mini_imagenet(
+            folder, part, images_per_class=mini_imagenet.IMAGES
+        ).data
+        images = iter(data.images)
+        for label, files in zip(data.names, data.files, strict=True):
+            for file in files:
+                row = {"image": next(images), "label": label, "file_name": file}
+                yield f"{label}/{file}", row

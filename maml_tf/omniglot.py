@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from maml_tf import archives
-from maml_tf.cache import DataError, cached
+from maml_tf.cache import DataError, cached, first_line
 from maml_tf.image_classes import ImageClasses
 
 OMNIGLOT = (1623, 20)  # classes, images in each
@@ -79,7 +79,7 @@ def load_omniglot(
       DataError: if no source is there, or it is incomplete or unreadable, or
         the cache cannot be written.
     """
-    data_dir = Path(data_dir).expanduser()
+    data_dir = Path(os.path.expanduser(data_dir))
     roots, side = _find_roots(data_dir)
 
     def pack():
@@ -170,7 +170,8 @@ def _tfds_drawings(data_dir: Path) -> Iterator[_Drawing]:
             f"Omniglot was not found. Looked for\n"
             f"  {data_dir}/omniglot_resized/<alphabet>/<character>/*.png\n"
             f"  {data_dir}/omniglot/{both} (or unpacked)\n"
-            f"  tensorflow_datasets: {type(error).__name__}: {error}\n"
+            f"  tensorflow_datasets: {type(error).__name__}: "
+            f"{first_line(error)}\n"
             f"{data_dir} {'exists' if data_dir.is_dir() else 'does not exist'}."
             f" Download {both} from {_ADDRESS} (folder python) into "
             f"{data_dir}/omniglot, or name another data folder."

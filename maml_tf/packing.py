@@ -109,8 +109,15 @@ def decode(
 
     Returns:
       uint8 `[size, size, channels]`, and a bool.
+
+    Raises:
+      ValueError: if a channel has more than 8 bits, which would be cut off.
     """
     with _opened(content) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(
+                f"expected 8 bits a channel, found Pillow's mode {image.mode}"
+            )
         image = image.convert("L" if image_format.channels == 1 else "RGB")
         size = image_format.size, image_format.size
         if resized := image.size != size:

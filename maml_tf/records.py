@@ -23,9 +23,19 @@ def write(path: str | os.PathLike[str], facts: dict) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict:
-    """Returns a record."""
+    """Returns a record.
+
+    Raises:
+      ValueError: if it is another kind of file.
+    """
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            return dict(json.load(file))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: expected an object in JSON, found something else "
+                f"({error}). Move it away to go on without."
+            ) from error
 
 
 def _finite(fact):

@@ -124,6 +124,7 @@ class ReptileConfig(Settings):
         return shots * (self.ways if self.is_classification else 1)
 
     def _check_combinations(self):
+        self.check_import()
         self.check_devices()
         self.check_choice("dtype_policy", DTYPE_POLICIES)
         self.check_image_format()

@@ -362,13 +362,13 @@ def evaluate(config: ReptileConfig) -> list[Score]:
     checkpoint = _restore(config, learner)
     _require_split(config, checkpoint)
     files.make_writable(config.folder)
+    facts = run_folder.facts_of(config, checkpoint)
     scorer = _scorer(config, learner)
     scores = [_score(config, scorer, part) for part in parts(config)]
     header = "classes", "tasks", "mean", "ci95"
     rows = [(s.part, len(s.values), s.mean, s.ci95) for s in scores]
     files.replace_table(result_stem(config) + ".csv", [header, *rows])
-    record = evaluation_facts(config, scores)
-    record |= run_folder.facts_of(config, checkpoint)
+    record = evaluation_facts(config, scores) | facts
     records.write(result_stem(config) + ".json", record)
     return scores
 

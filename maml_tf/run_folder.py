@@ -1,7 +1,6 @@
 """A run's folder: its settings, checkpoints and logs, and who works in it."""
 
 import contextlib
-import csv
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -168,12 +167,8 @@ def _test_settings(config, trained):
 
 
 def _seconds(folder, iteration):
-    path = os.path.join(folder, "seconds.csv")
-    if not os.path.exists(path):
-        return None
-    with open(path, newline="") as file:
-        rows = {int(r["iteration"]): r["seconds"] for r in csv.DictReader(file)}
-    return float(rows[iteration]) if iteration in rows else None
+    rows = logs.read_rows(os.path.join(folder, "seconds.csv"))
+    return {r["iteration"]: r["seconds"] for r in rows}.get(iteration)
 
 
 def _commit(folder):

@@ -95,6 +95,11 @@ class Settings:
                 notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
 
+    def check_import(self) -> None:
+        """Refuses a checkpoint to import that has no name."""
+        if self.import_checkpoint == "":
+            self.refuse("import_checkpoint", "the prefix of a checkpoint")
+
     def check_image_format(self) -> None:
         """Refuses a size or channels where the data source has its own."""
         for field, own in (("image_size", 84), ("image_channels", 3)):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from maml_tf.checks import at_least, counts
+from maml_tf.checks import at_least, counts, integers
 from maml_tf.class_folders import load_class_folders
 from maml_tf.image_classes import check_sizes
 from maml_tf.packing import Format
@@ -74,7 +74,7 @@ def from_arrays(
       DataError: if there are fewer classes, or examples of one, than a task
         needs.
       ValueError: if x and y are not of the same length, or a number is not
-        at least one.
+        at least one, or the seed no integer.
     """
     counts(
         ways=ways,
@@ -83,6 +83,7 @@ def from_arrays(
         meta_batch_size=meta_batch_size,
     )
     at_least(0, start=start)
+    integers(seed=seed)
     x, order, names, sizes = _by_class(x, y)
     check_sizes(names, sizes, ways=ways, needed=shots + queries)
     drawn = meta_batch_size, ways, shots + queries
@@ -134,8 +135,8 @@ def from_directory(
 def from_tfds(name: str, split: str = "train", **options) -> tf.data.Dataset:
     """Returns meta-batches of a data set of TensorFlow Datasets.
 
-    It is one of (input, label) pairs and is read into memory. Images are
-    scaled to 0 … 1.
+    It is one of (input, label) pairs, inputs of one shape, and is read into
+    memory. Images are scaled to 0 … 1.
 
     Args:
       name: `"mnist"`, or another name that `tfds.load` takes.
@@ -144,11 +145,18 @@ def from_tfds(name: str, split: str = "train", **options) -> tf.data.Dataset:
 
     Raises:
       DataError: if there are too few classes, or examples of one.
+      ValueError: if inputs differ in shape.
     """
     import tensorflow_datasets as tfds
 
-    whole = tfds.load(name, split=split, as_supervised=True, batch_size=-1)
-    x, y = tfds.as_numpy(whole)
+    whole = tfds.load(name, split=split, as_supervised=True).batch(1024)
+    try:
+        x, y = map(np.concatenate, zip(*tfds.as_numpy(whole), strict=True))
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"{name}: expected inputs of one shape, found others "
+            f"({error.message}). Resize them, and give them to from_arrays."
+        ) from error
     return _scaled(from_arrays(x, y, **options))
 
 
@@ -163,9 +171,14 @@ def from_function(
       draw: maps the seed and t, int64 tensors, to
         `((support_x, support_y, query_x), query_y)` with a leading task axis.
         It draws with `tf.random.stateless_*` from these two alone.
-      seed: any number.
+      seed: an integer.
       start: t of the first meta-batch.
+
+    Raises:
+      ValueError: if one of them is none.
     """
+    integers(seed=seed)
+    at_least(0, start=start)
     seed = tf.constant(seed, tf.int64)
     return meta_batches(lambda t: draw(seed, t), start)
 
@@ -188,7 +201,7 @@ def _by_class(x, y):
         raise ValueError(
             f"y: expected labels of one kind, numbers or text, found {error}."
         ) from error
-    if names.dtype.kind == "f" and np.isnan(names).any():
+    if any(name != name for name in names):
         raise ValueError("y: expected a label for each example, found nan.")
     return x, np.argsort(y, kind="stable").astype(np.int32), names, sizes
 
@@ -200,7 +213,9 @@ def _examples(x):
             f"x: expected an array of numbers, an example in each row, found "
             f"{x.dtype} of shape {x.shape}."
         )
-    return x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
+    # TensorFlow takes the bytes of another machine's integers for its own.
+    kind = np.float32 if x.dtype.kind == "f" else x.dtype.newbyteorder("=")
+    return x.astype(kind, copy=False)
 
 
 def _array(name, values):

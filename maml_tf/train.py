@@ -171,7 +171,13 @@ def _image_tasks(config, part, length, list_seed, **batch):
     """Returns the sampler of one part of a data set's classes."""
     data, classes = image_classes(config, part)
     needed = config.shots + config.queries
-    check_enough(data, classes, ways=config.ways, images_needed=needed)
+    check_enough(
+        data,
+        classes,
+        ways=config.ways,
+        images_needed=needed,
+        flags=("--num_classes", "--update_batch_size or --num_queries"),
+    )
     task_list = samplers.cached_task_list(
         config.cache_dir,
         data.starts[classes].tolist(),
@@ -390,10 +396,10 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     score = _scorer(config, learner)
     checkpoint = _restore(config, learner, score)
     files.make_writable(config.folder)
+    facts = run_folder.facts_of(config, checkpoint)
     curve = _scored(config, score)
     evaluation.write_curve(curve, result_stem(config))
-    record = evaluation_facts(config, curve)
-    record |= run_folder.facts_of(config, checkpoint)
+    record = evaluation_facts(config, curve) | facts
     if not config.is_classification:
         record["panel"] = _rounded(sinusoid_panel(config, learner))
     records.write(f"{result_stem(config)}.json", record)

@@ -1,6 +1,8 @@
 """Folders and archives look alike, to any depth."""
 
 import io
+import os
+import pathlib
 import tarfile
 import zipfile
 
@@ -86,3 +88,65 @@ def test_what_is_no_archive_is_named(suffix, tmp_path):
     path.write_bytes(b"404 not found")
     with pytest.raises(DataError, match=f"x{suffix} cannot be read"):
         contents(tmp_path)
+
+
+def test_a_linked_folder_is_walked_once(tmp_path):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "circle").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.txt").write_bytes(b"three")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    assert contents(tmp_path / "data") == {"b/c.txt": b"three"}
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+
+    def scandir(path):
+        if pathlib.Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    whole = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="shut cannot be read.*denied"):
+        contents(tmp_path)
+
+
+@pytest.mark.parametrize("place", [512, 1536, 1024 + 700, -10240])
+def test_a_tar_that_is_cut_off_is_refused(place, tmp_path):
+    whole = tarred({"a.txt": b"one", "b.txt": b"two", "c.txt": b"three"})
+    (tmp_path / "x.tar").write_bytes(whole[:place])
+    with pytest.raises(DataError, match="x.tar cannot be read"):
+        list(walk(tmp_path))
+
+
+def test_a_tar_with_a_damaged_header_is_refused(tmp_path):
+    whole = bytearray(tarred({"a.txt": b"one", "b.txt": b"two"}))
+    whole[1024 + 3] ^= 1  # of the second file's name
+    (tmp_path / "x.tar").write_bytes(whole)
+    with pytest.raises(DataError, match="cut off or damaged"):
+        contents(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_a_tar_are_what_they_lead_to(mode, tmp_path):
+    path = tmp_path / ("x.tar.gz" if mode == "w:gz" else "x.tar")
+    with tarfile.open(path, mode) as archive:
+        for name, kind in {
+            "soft.txt": tarfile.SYMTYPE,
+            "a.txt": tarfile.REGTYPE,
+            "hard.txt": tarfile.LNKTYPE,
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.txt"
+            info.size = 3 * (name == "a.txt")
+            archive.addfile(info, io.BytesIO(b"one"))
+    found = {str(m.path): m.read() for m in walk(path) if m.size}
+    names = "a.txt", "hard.txt", "soft.txt"
+    assert found == dict.fromkeys(names, b"one")
+
+
+def test_backslashes_in_a_zip_part_folders(tmp_path):
+    (tmp_path / "x.zip").write_bytes(zipped({"b\\c.txt": b"two"}))
+    assert contents(tmp_path) == {"x.zip/b/c.txt": b"two"}

@@ -616,6 +616,33 @@ def test_a_checkpoint_that_cannot_be_exported(saved, home, capsys):
     check_refused("maml-tf", line, ["file"], capsys, home)
 
 
+@pytest.mark.parametrize("prefix", ["", "folder/"])
+def test_a_prefix_without_a_name_is_refused(prefix, saved, home, capsys):
+    forms.write(home, {f"{RUN}/model5.npz": saved.read_bytes()})
+    line = f"{SINE} --export_checkpoint={prefix}"
+    words = [repr(prefix), "expected the prefix of the files"]
+    check_refused("maml-tf", line, words, capsys, home)
+    line = f"{SINE} --import_checkpoint="
+    words = ["--import_checkpoint: expected the prefix of a checkpoint"]
+    if not prefix:
+        check_refused("maml-tf", line, words, capsys, home)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", b'{"commit": '),
+        ("config.json", b"[1]"),
+        ("seconds.csv", b"garbage\n1\n"),
+        ("seconds.csv", b"iteration,seconds\nx,1\n"),
+    ],
+)
+def test_what_else_a_test_reads_in_a_run(name, content, saved, home, capsys):
+    model = {f"{RUN}/model5.npz": saved.read_bytes()}
+    forms.write(home, {**model, f"{RUN}/{name}": content})
+    check_refused("maml-tf", SINE, [f"{RUN}/{name}: expected"], capsys, home)
+
+
 # TensorFlow 1 checkpoints
 
 INDEX, DATA = "model5.index", "model5.data-00000-of-00001"

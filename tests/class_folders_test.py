@@ -1,6 +1,7 @@
 """Anyone's class folders: any size and colour, any number of images."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -102,3 +103,49 @@ def test_empty_files_are_counted(folder):
     with pytest.raises(DataError, match="1 of 9 images are empty") as error:
         load(folder)
     assert "train/bee/0.png" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("train/red/0.png", "leaves/train/red/0.png"),
+        ("validation/red/0.png", "val/red/0.png"),
+    ],
+)
+def test_two_images_of_one_name_are_refused(one, other, tmp_path):
+    for seed, path in enumerate((one, other)):
+        place = tmp_path / "data" / path
+        place.parent.mkdir(parents=True)
+        place.write_bytes(picture(seed))
+    part = "train" if "train" in one else "validation"
+    with pytest.raises(
+        DataError, match="expected one image of a name"
+    ) as error:
+        load(tmp_path / "data", part)
+    assert one in str(error.value) and other in str(error.value)
+
+
+def test_an_archive_may_lie_beside_what_was_unpacked_from_it(folder):
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        for path in (folder / "train").rglob("*.png"):
+            archive.write(path, path.relative_to(folder))
+    assert load(folder).data.sizes.tolist() == [*SIZES.values()]
+
+
+def test_dots_in_the_names_of_class_archives(folder):
+    for i in (1, 2):
+        path = folder / "train" / f"Quercus sp. {i}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("0.png", picture(i))
+    found = load(folder).data.names
+    assert found == ("Quercus sp. 1", "Quercus sp. 2", *SIZES)
+
+
+@pytest.mark.parametrize("mode, form", [("I;16", "png"), ("F", "tiff")])
+def test_more_than_eight_bits_are_refused(mode, form, folder):
+    path = folder / "train" / "bee" / f"deep.{form}"
+    deep = np.linspace(0, 60000, 64).reshape(8, 8)
+    kind = np.float32 if mode == "F" else np.uint16
+    Image.fromarray(deep.astype(kind)).save(path)
+    with pytest.raises(DataError, match=f"deep.{form}: expected 8 bits a cha"):
+        load(folder)

@@ -23,6 +23,8 @@ from maml_tf.image_classes import PARTS
 def no_tfds(monkeypatch, tmp_path):
     """TFDS has nothing prepared unless the test prepares it."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(mini_imagenet, "IMAGES", forms.IMAGES)
 
 
 @pytest.fixture
@@ -310,6 +312,16 @@ def test_tfds_data_set_is_the_same_array(folder, tmp_path):
         found.data.images, forms.expected("validation")
     )
     assert found.data.files[0][0].endswith("00000002.jpg")
+
+
+def test_tfds_refuses_what_is_not_whole(folder, tmp_path):
+    forms.class_images(folder)
+    shutil.rmtree(next(path.parent for path in folder.rglob("n*.jpg")))
+    builder = mini_imagenet_tfds.MiniImagenet(data_dir=tmp_path / "tfds")
+    with pytest.raises(DataError, match="1 missing classes"):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=folder)
+        )
 
 
 class TestBuilder(tfds.testing.DatasetBuilderTestCase):

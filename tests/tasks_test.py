@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from meta_batches import flat, same
 from PIL import Image
 
@@ -139,21 +140,55 @@ def test_tasks_of_tensorflow_datasets(monkeypatch):
     x = np.full([6, 2, 2, 1], 255, np.uint8)
     y = np.repeat([0, 1], 3)
 
-    def load(name, split, as_supervised, batch_size):
-        assert (name, split, as_supervised, batch_size) == (
-            "some_set",
-            "test",
-            True,
-            -1,
-        )
-        return tf.constant(x), tf.constant(y)
-
-    import tensorflow_datasets as tfds
+    def load(name, split, as_supervised):
+        assert (name, split, as_supervised) == ("some_set", "test", True)
+        return tf.data.Dataset.from_tensor_slices((x, y))
 
     monkeypatch.setattr(tfds, "load", load)
     dataset = tasks.from_tfds("some_set", "test", ways=2, shots=1, queries=2)
     [(support_x, *_)] = first(dataset)
     np.testing.assert_array_equal(support_x, np.ones([4, 2, 2, 2, 1]))
+
+
+def test_tensorflow_datasets_of_many_shapes_are_refused(monkeypatch):
+    def load(*_, **__):
+        pairs = [(np.ones([n, 2, 1]), n) for n in (2, 3)]
+        shapes = tf.TensorSpec([None, 2, 1]), tf.TensorSpec([], tf.int32)
+        return tf.data.Dataset.from_generator(
+            lambda: pairs, output_signature=shapes
+        )
+
+    monkeypatch.setattr(tfds, "load", load)
+    with pytest.raises(ValueError, match="uneven: expected inputs of one sha"):
+        tasks.from_tfds("uneven", ways=2, shots=1, queries=1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["i4", "u2", "f4", "f8"])
+def test_the_order_of_bytes_changes_nothing(kind, order):
+    x = np.arange(1, 11)[:, None]
+    y = np.repeat([0, 1], 5)
+    options = {"ways": 2, "shots": 1, "queries": 1}
+    found, expected = (
+        first(tasks.from_arrays(values, y, **options))[0][0]
+        for values in (x.astype(order + kind), x)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", 2**70, None])
+def test_seeds_are_integers(seed):
+    with pytest.raises(ValueError, match="seed: expected an integer of 64"):
+        own(seed=seed)
+    with pytest.raises(ValueError, match="seed: expected an integer of 64"):
+        tasks.from_function(lambda seed, t: None, seed=seed)
+
+
+@pytest.mark.parametrize("kind", [float, object])
+def test_a_label_that_is_missing_is_refused(kind):
+    y = np.array([0.0] * 5 + [np.nan] * 5, kind)
+    with pytest.raises(ValueError, match="a label for each example, found nan"):
+        tasks.from_arrays(np.zeros([10, 1]), y, ways=1, shots=1, queries=1)
 
 
 def test_tasks_of_a_function():
