@@ -23,7 +23,7 @@ setuptools.setup(
     install_requires=[
         "absl-py",
         "importlib_resources",  # tensorflow-datasets needs it and lacks it
-        "keras>=3.5",
+        "keras>=3.6",
         "matplotlib",
         "numpy",
         "pillow",

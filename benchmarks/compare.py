@@ -134,6 +134,11 @@ def measure(workload, candidates, rounds, seconds):
         for launched in _launch(workload, timer, request, candidates):
             racers.append(stack.enter_context(Racer(*launched)))
         racers = still_in(racers)
+        if not racers:
+            raise app.UsageError(
+                f"--implementation: expected one that runs {workload.name}, "
+                f"got {', '.join(FLAGS.implementation)}."
+            )
         speeds = []
         for number in range(rounds):
             speeds.append(gemm.ask())

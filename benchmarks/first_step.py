@@ -21,7 +21,7 @@ import time
 import numpy as np
 import psutil
 from absl import app, flags
-from workers import Worker
+from workers import Worker, WorkerError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("more", [""], "More flags of the program.")
@@ -33,16 +33,14 @@ FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 def main(argv):
     """Measures one flagfile after another: those given, or all."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for path in argv[1:] or _all():
-        for more in FLAGS.more:
-            with Worker(path, timer) as worker:
-                row = worker.ask((path, more, FLAGS.steps))
+    for path in argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags"))):
+        for more in FLAGS.more * ("multitask" not in path):
+            try:
+                with Worker(path, timer) as worker:
+                    row = worker.ask((path, more, FLAGS.steps))
+            except WorkerError as error:
+                row = f"not measured: {error}"
             print(f"{row}  {path} {more}".rstrip(), flush=True)
-
-
-def _all():
-    found = sorted(map(str, FLAGS_FOLDER.rglob("*.flags")))
-    return [path for path in found if "multitask" not in path]
 
 
 def timer():

@@ -42,6 +42,11 @@ class Peer(ours.Peer):
         with tf.device(self.device):
             super().step(iterations)
 
+    def meta_gradient(self):
+        """Returns the meta-gradient, on the device, as its optimizer is."""
+        with tf.device(self.device):
+            return super().meta_gradient()
+
     def _compile(self, optimizer):
         with tf.device(self.device):
             super()._compile(optimizer)
@@ -111,16 +116,22 @@ def throughput(workload, compiles, policy):
 
 
 class Busy:
-    """Asks the driver how busy GPUs are, five times a second."""
+    """Asks the driver how busy the GPU is, five times a second."""
 
     def __init__(self, is_gpu):
         self.asks = is_gpu and shutil.which("nvidia-smi")
+        self.lines = []
 
     def __enter__(self):
         if self.asks:
             query = ["--query-gpu=utilization.gpu", "--format=csv,noheader"]
             self.process = subprocess.Popen(
-                ["nvidia-smi", *query, "--loop-ms=200"],
+                [
+                    "nvidia-smi",
+                    f"--id={driver_name()}",
+                    *query,
+                    "--loop-ms=200",
+                ],
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -133,10 +144,16 @@ class Busy:
 
     def mean(self):
         """Returns the mean in words."""
-        if not self.asks or not self.lines:
-            return "?"
-        values = [float(line.split()[0]) for line in self.lines]
-        return f"{statistics.mean(values):.0f} %"
+        words = [line.split()[0] for line in self.lines if line.strip()]
+        values = [float(word) for word in words if word.isdigit()]
+        return f"{statistics.mean(values):.0f} %" if values else "?"
+
+
+def driver_name():
+    """Returns the driver's name of the device that TensorFlow numbers anew."""
+    number = int(FLAGS.device.partition(":")[2] or 0)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return seen.split(",")[number] if seen else str(number)
 
 
 def name():

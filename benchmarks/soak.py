@@ -47,6 +47,12 @@ def main(argv):
         # What was seen before a failure is what tells of it.
         if rows:
             write(rows, f"{FLAGS.output}.csv")
+    first, middle, last = ends(rows) if rows else [{"iteration": 0}] * 3
+    if not first["iteration"] < middle["iteration"] < last["iteration"]:
+        raise app.UsageError(
+            f"--hours={FLAGS.hours:g}: expected time for rows of 10,000 "
+            "iterations, found too few to compare."
+        )
     draw(rows, f"{FLAGS.output}.png")
     print(summary(rows))
 
@@ -137,9 +143,14 @@ def speed(before, after):
     return (after["iteration"] - before["iteration"]) / seconds
 
 
+def ends(rows):
+    """Returns three rows that part the time, without its first tenth."""
+    return rows[len(rows) // 10], rows[len(rows) // 2], rows[-1]
+
+
 def summary(rows) -> str:
     """Returns what was seen, the first tenth of the time left out."""
-    first, middle, last = rows[len(rows) // 10], rows[len(rows) // 2], rows[-1]
+    first, middle, last = ends(rows)
     thousands = (last["iteration"] - first["iteration"]) / 1e3
     return (
         f"{last['iteration']} iterations in {last['seconds'] / 3600:.2f} h. "

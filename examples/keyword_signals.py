@@ -64,8 +64,10 @@ def draw(x, y, curve):
             panel.plot(signal[:, 0] + 4 * i, linewidth=0.8)
         panel.set(title=f"keyword {keyword}, three speakers", yticks=[])
         panel.set_xlabel("sample")
-    steps = np.arange(len(curve.mean))
-    axes[2].errorbar(steps, 100 * curve.mean, 100 * curve.ci95, marker="o")
+    steps = np.arange(1, len(curve.mean))
+    axes[2].errorbar(
+        steps, 100 * curve.mean[1:], 100 * curve.ci95[1:], marker="o"
+    )
     axes[2].axhline(100 / 3, color="gray", linestyle=":", label="chance")
     axes[2].set(title="keywords never heard in training", ylim=(0, 100))
     axes[2].set(xlabel="number of gradient steps", ylabel="accuracy, %")
@@ -96,8 +98,10 @@ def main(_):
     curve = evaluation.adaptation_curve(
         learner, held_out.take(50), losses.accuracy
     )
-    for u, (mean, half) in enumerate(zip(curve.mean, curve.ci95, strict=True)):
-        print(f"{u} steps: {100 * mean:.1f} ± {100 * half:.1f} %")
+    rows = zip(curve.mean, curve.ci95, strict=True)
+    for u, (mean, half) in enumerate(rows):
+        if u:  # Row 0 is the support set's, as in the original program.
+            print(f"{u} steps: {100 * mean:.1f} ± {100 * half:.1f} %")
     draw(x, y, curve)
 
 

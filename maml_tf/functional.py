@@ -102,6 +102,12 @@ def in_order(model: keras.Model, x) -> list:
     return tf.nest.flatten([x[name] for name in names])
 
 
+_MEANING = {
+    "n": "where n is the number of examples",
+    "B, n": "where B is the number of tasks and n that of examples",
+}
+
+
 def require_inputs(model: keras.Model, x, axes: str) -> None:
     """Raises `ValueError` unless x are inputs for a model.
 
@@ -125,8 +131,8 @@ def require_inputs(model: keras.Model, x, axes: str) -> None:
         expected = [f"[{', '.join(map(str, [axes, *f]))}]" for f in taken]
         raise ValueError(
             f"The model {model.name!r} takes inputs of shape "
-            f"{', '.join(expected)}, where B is the number of tasks and n "
-            f"that of examples; found {', '.join(str(list(s)) for s in found)}."
+            f"{', '.join(expected)}, {_MEANING[axes]}; found "
+            f"{', '.join(str(list(s)) for s in found)}."
         )
 
 

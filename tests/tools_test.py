@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -118,6 +120,27 @@ def test_a_supervisor_tries_again_and_gives_up(tmp_path):
     failed = run(TOOLS / "supervise.sh", "sh", "-c", "exit 7", TRIES="2")
     assert failed.returncode == 7
     assert "status 7 in try 2" in failed.stderr
+
+
+@pytest.mark.parametrize("which, status", [("INT", 130), ("TERM", 143)])
+@pytest.mark.parametrize(
+    "line, count", [(["supervise.sh"], 1), (["local_workers.sh", "2"], 2)]
+)
+def test_a_signal_ends_the_commands_and_nothing_else(
+    line, count, which, status, tmp_path
+):
+    command = (
+        f"trap 'touch {tmp_path}/saved.$$; exit 130' TERM; "
+        f"touch {tmp_path}/begun.$$; while :; do sleep 0.1; done"
+    )
+    program, *words = line
+    process = subprocess.Popen([TOOLS / program, *words, "sh", "-c", command])
+    while len([*tmp_path.glob("begun.*")]) < count:
+        time.sleep(0.05)
+    process.send_signal(signal.Signals[f"SIG{which}"])
+    assert process.wait(20) == status
+    assert len([*tmp_path.glob("saved.*")]) == count
+    assert len([*tmp_path.glob("begun.*")]) == count  # None was tried again.
 
 
 def test_local_workers_are_told_apart(tmp_path):

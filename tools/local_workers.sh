@@ -13,7 +13,15 @@ hosts=""
 for i in $(seq 0 $((workers - 1))); do
   hosts+="\"localhost:$((${PORT:-2222} + i))\", "
 done
-trap 'trap - INT TERM; kill 0' INT TERM
+stop() {
+  trap - INT TERM
+  # shellcheck disable=SC2046 # One word for each job.
+  kill $(jobs -p) 2> /dev/null
+  wait
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
 for i in $(seq $((workers - 1)) -1 0); do
   task="{\"type\": \"worker\", \"index\": $i}"
   export TF_CONFIG="{\"cluster\": {\"worker\": [${hosts%, }]}, \"task\": $task}"
