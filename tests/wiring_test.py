@@ -1,0 +1,235 @@
+"""What the flags say reaches the learners, the optimizers and the tasks."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import main_rl, reptile_train, samplers, train
+from maml_tf.config import Config
+from maml_tf.image_classes import ImageClasses
+from maml_tf.reptile_config import ReptileConfig
+from maml_tf.rl import train as rl_train
+from maml_tf.rl.navigation import Navigation
+
+CLASSES, IMAGES = 8, 20
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Returns what samplers are made with, of a few images."""
+
+    def few_images(config, part):
+        side = 84 if config.datasource == "miniimagenet" else 28
+        images = np.zeros([CLASSES * IMAGES, side, side, 1], np.uint8)
+        names = tuple(map(str, range(CLASSES)))
+        files = (tuple(map(str, range(IMAGES))),) * CLASSES
+        return ImageClasses(images, names, files), np.arange(CLASSES)
+
+    told = {}
+
+    def keep(name):
+        def sampler(*arguments, **options):
+            told.update(options)
+            return lambda t: t
+
+        monkeypatch.setattr(samplers, name, sampler)
+
+    for module in (train, reptile_train):
+        monkeypatch.setattr(module, "image_classes", few_images)
+    for name in ("image_sampler", "class_sampler"):
+        keep(name)
+
+    def task_list(cache_dir, starts, sizes, length, ways, images, seed):
+        told.update(length=length, ways=ways, images=images, list_seed=seed)
+
+    monkeypatch.setattr(samplers, "cached_task_list", task_list)
+    return told
+
+
+# maml-tf
+
+
+def maml(phase="meta", **settings):
+    config = Config(**{"datasource": "omniglot", "num_filters": 2, **settings})
+    return train.build_learner(config, train.build_network(config), phase)
+
+
+@pytest.mark.parametrize(
+    ("settings", "attributes"),
+    [
+        ({"first_order": True}, {"first_order": True}),
+        ({"remat": True}, {"remat": True}),
+        ({"engine": "looped"}, {"engine": "looped"}),
+        ({"norm_statistics": "support"}, {"norm_statistics": "support"}),
+        ({"tasks_per_step": 2}, {"tasks_per_step": 2}),
+        ({"inner_lr": 0.3}, {"inner_lr": 0.3}),
+        (
+            {"inner_steps": 3, "train": True},
+            {"inner_steps": 3, "test_inner_steps": 10},
+        ),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_settings_of_maml_reach_the_learner(settings, attributes):
+    plain, made = maml(), maml(**settings)
+    for name, value in attributes.items():
+        assert getattr(made, name) == value, name
+    assert any(getattr(plain, n) != v for n, v in attributes.items())
+
+
+def test_adapt_reaches_the_learner():
+    assert len(maml(adapt="head").adapted) == 2
+    assert len(maml().adapted) > 2
+
+
+def test_adam_is_that_of_the_original():
+    for source, clip in (("omniglot", None), ("miniimagenet", 10.0)):
+        settings = {"datasource": source, "max_pool": clip is not None}
+        meta, before = (maml(p, **settings) for p in ("meta", "pretrain"))
+        for made in (meta, before):
+            assert made.optimizer.epsilon == 1e-8
+            assert float(made.optimizer.learning_rate) == pytest.approx(1e-3)
+        assert meta.optimizer.clipvalue == clip
+        assert before.optimizer.clipvalue is None
+
+
+def test_tasks_of_training_and_test_are_the_originals_lists(drawn):
+    config = Config("omniglot", shots=1, seed=3)
+    train.training_tasks(config)
+    assert (drawn["list_seed"], drawn["length"]) == (5, 200_000)
+    assert (drawn["seed"], drawn["images"]) == (3, 2)
+    assert drawn["rotate"] and drawn["white"] == 1
+    train.validation_tasks(config)
+    assert (drawn["list_seed"], drawn["length"], drawn["seed"]) == (6, 600, 3)
+    train.test_tasks(Config("omniglot", shots=1, train=False, seed=3))
+    assert (drawn["list_seed"], drawn["length"], drawn["seed"]) == (6, 600, 1)
+    assert drawn["rotate"]
+
+
+def test_what_becomes_one_and_whether_tests_are_rotated(drawn):
+    train.test_tasks(Config("omniglot", test_rotations=False, train=False))
+    assert not drawn["rotate"]
+    train.test_tasks(Config("miniimagenet", max_pool=True, train=False))
+    assert not drawn["rotate"] and drawn["white"] == 255
+
+
+def test_labels_of_support_and_queries_move_together():
+    move = train._relabelled(1, 3)
+    (_, support_y, _), query_y = move((0, tf.range(3), 0), tf.range(3))
+    assert list(support_y) == list(query_y) == [1, 2, 0]
+
+
+def test_the_originals_line_counts_meta_iterations():
+    config = Config(pretrain_iterations=200)
+    means = {"pre_loss": 1.0, "post_loss": 2.0}
+    line = train._original_line(config, "meta")
+    assert line(300, means) == "Iteration 100: 1.0, 2.0"
+    line = train._original_line(config, "pretrain")
+    assert line(100, means) == "Pretrain Iteration 100: 1.0, 2.0"
+
+
+# reptile-tf
+
+
+def reptile(**settings):
+    return reptile_train.build_learner(ReptileConfig("sinusoid", **settings))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "attribute"),
+    [
+        ("eval_batch", 3, "test_inner_batch"),
+        ("eval_steps", 3, "test_inner_steps"),
+        ("inner_batch", 3, "inner_batch"),
+        ("inner_steps", 3, "inner_steps"),
+        ("replacement", True, "replacement"),
+        ("weight_decay", 0.5, "weight_decay"),
+        ("reset_inner_optimizer", True, "reset_inner_optimizer"),
+        ("transductive", True, "transductive"),
+        ("engine", "looped", "engine"),
+        ("seed", 7, "seed"),
+    ],
+)
+def test_settings_of_reptile_reach_the_learner(field, value, attribute):
+    assert getattr(reptile(), attribute) != value
+    assert getattr(reptile(**{field: value}), attribute) == value
+
+
+def test_the_meta_step_decays():
+    made = reptile(meta_step=1.0, meta_step_final=0.25, meta_iterations=4)
+    made.optimizer.iterations.assign(2)
+    assert float(made.optimizer.learning_rate) == pytest.approx(0.625)
+
+
+def test_reptile_is_tested_on_other_tasks_than_it_learns_from():
+    config = ReptileConfig("sinusoid")
+    inputs = [reptile_train.training_tasks(config)(0)[0]]
+    for stream in (1, 2):
+        sampler = reptile_train.evaluation_tasks(config, "test", 1, stream)
+        inputs.append(sampler(0)[0][0])
+    for some, others in itertools.combinations(inputs, 2):
+        assert not np.isin(some, others).any()
+
+
+def test_an_evaluation_of_reptile_has_a_stream_of_its_own(monkeypatch):
+    streams = []
+
+    def evaluation_tasks(config, part, group, stream):
+        streams.append(stream)
+        return lambda t: (tf.zeros([group]), tf.zeros([group]))
+
+    monkeypatch.setattr(reptile_train, "evaluation_tasks", evaluation_tasks)
+    config = ReptileConfig("sinusoid", eval_tasks=1)
+    reptile_train._score(config, lambda x, y: x, "test")
+    assert streams == [2]
+
+
+def test_reptile_rotates_in_training_alone(drawn):
+    config = ReptileConfig("omniglot")
+    reptile_train.training_tasks(config)
+    assert drawn["rotate"] and drawn["white"] == 1
+    for part in ("train", "test"):
+        reptile_train.evaluation_tasks(config, part, 1, 2)
+        assert drawn["rotate"] == (part == "train")
+        assert drawn["seed"] == 2 << 32
+
+
+# maml-rl-tf
+
+
+def policy(*line):
+    return main_rl.config_from_flags(main_rl.parse(list(line)))
+
+
+def test_settings_of_policies_reach_the_learner():
+    line = """--discount=0.9 --gae_lambda=0.5 --meta_step_size=0.3
+        --num_grad_updates=2 --first_order --reward=squared --done=l2
+        --activation=tanh --fast_learning_rate=0.7 --max_path_length=9
+        --hidden_size=5"""
+    plain, made = (
+        rl_train.build_learner(policy(*words)) for words in ([], line.split())
+    )
+    for name, value in {
+        "discount": 0.9,
+        "gae_lambda": 0.5,
+        "trust_region": 0.3,
+        "rounds": 3,
+        "first_order": True,
+        "inner_lr": 0.7,
+        "horizon": 9,
+    }.items():
+        assert getattr(made, name) == value != getattr(plain, name), name
+    assert (made.environment.reward, made.environment.done) == ("squared", "l2")
+    first = made.network.layers[1]
+    assert first.units == 5
+    assert first.activation.__name__ == "tanh"
+
+
+def test_the_seed_draws_the_goals():
+    goals = [
+        rl_train.training_tasks(policy(f"--seed={s}"), Navigation(), 2)(0)[0]
+        for s in (0, 1)
+    ]
+    assert (goals[0] != goals[1]).numpy().any()
