@@ -93,12 +93,12 @@ def _files_on_disk(root: Path, within: tuple = ()) -> Iterator[Path]:
     if not root.is_dir() or (here := root.resolve()) in within:
         return  # A link may lead back to a folder that it is in.
     with reading(root):
-        found = sorted(os.scandir(root), key=lambda entry: entry.name)
-    found = [entry for entry in found if _is_visible(entry.name)]
-    yield from (Path(entry) for entry in found if not entry.is_dir())
-    for entry in found:
-        if entry.is_dir():
-            yield from _files_on_disk(Path(entry), (*within, here))
+        names = sorted(filter(_is_visible, os.listdir(root)))
+    paths = [root / name for name in names]
+    folders = dict.fromkeys(filter(os.path.isdir, paths))
+    yield from (path for path in paths if path not in folders)
+    for folder in folders:
+        yield from _files_on_disk(folder, (*within, here))
 
 
 def _stat(path):

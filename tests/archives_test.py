@@ -102,13 +102,13 @@ def test_a_linked_folder_is_walked_once(tmp_path):
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "shut").mkdir()
 
-    def scandir(path):
+    def listdir(path):
         if pathlib.Path(path).name == "shut":
             raise PermissionError(13, "Permission denied", str(path))
         return whole(path)
 
-    whole = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
+    whole = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
     with pytest.raises(DataError, match="shut cannot be read.*denied"):
         contents(tmp_path)
 

@@ -1,16 +1,19 @@
 """Two runs on the same tasks, and the records that tests leave."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl.testing import flagsaver
 from command_lines import run
 
-from maml_tf import checkpoints, comparison
+from maml_tf import checkpoints, comparison, provenance, reptile_train, train
 from maml_tf.config import Config
+from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
@@ -120,6 +123,21 @@ def unlike(config):
             "same norm_statistics",
         ),
         (
+            Config(datasource="omniglot"),
+            Config(datasource="omniglot", test_rotations=False),
+            "same test_rotations",
+        ),
+        (
+            Config(datasource="omniglot"),
+            Config(datasource="omniglot", label_permutations=5),
+            "same label_permutations",
+        ),
+        (
+            Config(datasource="folder", data_dir="a"),
+            Config(datasource="folder", data_dir="a", image_size=42),
+            "same image_size",
+        ),
+        (
             Config(),
             ReptileConfig(datasource="sinusoid"),
             "expected --datasource=omniglot with a run of reptile-tf",
@@ -129,6 +147,66 @@ def unlike(config):
 def test_refuses_runs_that_do_not_fit(a, b, message):
     with pytest.raises(ConfigError, match=message):
         comparison.compare(unlike(a), unlike(b))
+
+
+def test_ways_of_sinusoids_do_not_matter(runs):
+    one, other = (comparison.load(str(folder), {}) for folder in runs)
+    ways = other.config.ways + 1
+    other = other._replace(config=dataclasses.replace(other.config, ways=ways))
+    assert comparison.compare(one, other, 4).a.shape == (4, 10)
+
+
+def test_accuracies_are_printed_in_percent():
+    a, b = np.array([[0.5], [0.6]]), np.array([[0.25], [0.35]])
+    found = comparison.Comparison("", "accuracy", ("last",), a, b)
+    *_, line = comparison.table(found).splitlines()
+    assert "55.00 ± " in line and "30.00 ± " in line and "25.00 ± 0.00" in line
+
+
+class Seen:
+    """A learner that takes note of what it is shown."""
+
+    def __init__(self):
+        self.ink = tf.Variable([9.0, 9.0])
+
+    def adapt_and_predict(self, support_x, support_y, query_x):
+        self.ink.assign([tf.reduce_mean(support_x), tf.reduce_mean(query_x)])
+        return tf.one_hot(support_y, 5)
+
+
+def test_runs_of_two_programs_are_compared_on_what_both_held_out(monkeypatch):
+    images = np.zeros([12 * 20, 28, 28, 1], np.uint8)  # all paper
+    names = tuple(map(str, range(12)))
+    files = (tuple(map(str, range(20))),) * 12
+    for module, held_out, paper in (
+        (train, range(0, 8), 0),
+        (reptile_train, range(2, 10), 1),
+    ):
+        data = ImageClasses(images + np.uint8(paper), names, files)
+        classes = np.array(held_out)
+        monkeypatch.setattr(
+            module, "image_classes", lambda *_, d=data, c=classes: (d, c)
+        )
+    starts = []
+
+    def task_list(first, sizes, length, ways, count, seed):
+        starts.extend(first)
+        return whole(first, sizes, length, ways, count, seed)
+
+    whole = comparison.samplers.draw_task_list
+    monkeypatch.setattr(comparison.samplers, "draw_task_list", task_list)
+    runs = [
+        unlike(kind(datasource="omniglot", shots=1))._replace(learner=Seen())
+        for kind in (Config, ReptileConfig)
+    ]
+    for pair in (runs, runs[::-1]):
+        starts.clear()
+        found = comparison.compare(*pair, 3)
+        assert starts == [20 * number for number in range(2, 8)]
+        assert "6 classes that both held out" in found.tasks
+        assert found.a.shape == found.b.shape == (3, 1)
+        for run_, ink in zip(runs, (0, 1), strict=True):
+            assert run_.learner.ink.numpy().tolist() == [ink] * 2
 
 
 def test_a_test_leaves_a_record(runs, capsys):
@@ -142,6 +220,7 @@ def test_a_test_leaves_a_record(runs, capsys):
     assert record["seed"] == 1
     assert record["iterations"] == 100
     assert record["seconds"] > 0
+    assert record["commit"] == provenance.commit() is not None
     assert len(record["mean"]) == len(record["ci95"]) == 11
     assert record["settings"]["meta_batch_size"] == 2
     assert not {"data_dir", "logdir"} & {*record["settings"]}
@@ -153,6 +232,11 @@ def test_seconds_go_on_where_a_run_stopped(runs, tmp_path):
     more = f"--logdir={logdir}", "--metatrain_iterations=200"
     assert run(*SHORT[:3], *more) == 0
     [path] = logdir.glob("*/seconds.csv")
+    assert len(path.read_text().split()) == 3
+    shutil.rmtree(logdir)
+    shutil.copytree(runs[0].parent, logdir)
+    path.write_text("iteration,seconds\n100,1000.0\n")
+    assert run(*SHORT[:3], *more) == 0
     rows = [line.split(",") for line in path.read_text().split()[1:]]
     assert [int(iteration) for iteration, _ in rows] == [100, 200]
-    assert float(rows[1][1]) >= float(rows[0][1])
+    assert float(rows[1][1]) > 1000

@@ -104,6 +104,31 @@ def test_a_weight_is_that_of_a_task(loss):
     last = x[3:], y[3:]
     alone = learner.evaluate((*last, x[3:]), y[3:], verbose=0)
     np.testing.assert_allclose(whole, alone / 4, 1e-6)
+    for at_once in (4, 2):  # All tasks together, or in groups.
+        learner = MAML(network, loss, inner_lr=0.1, tasks_per_step=at_once)
+        learner.compile("sgd", loss)
+        data = ((x, y, x), y, 4 * weight), ((*last, x[3:]), y[3:])
+        whole, alone = (
+            learner.meta_gradient(tf.nest.map_structure(tf.constant, each))[0]
+            for each in data
+        )
+        np.testing.assert_allclose(whole[0], alone[0], 1e-6)
+        for one, other in zip(whole[1], alone[1], strict=True):
+            np.testing.assert_allclose(one, other, 1e-5, 1e-7)
+
+
+def test_a_scaled_loss_is_scaled_back():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    weights = []
+    for wrap in (lambda sgd: sgd, keras.optimizers.LossScaleOptimizer):
+        keras.utils.set_random_seed(0)
+        network = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        learner = MAML(network, "mse", inner_lr=0.1)
+        learner.compile(wrap(keras.optimizers.SGD(0.5)), "mse")
+        learner.train_on_batch((x, x[..., :1], x), x[..., :1])
+        weights.append(network.get_weights())
+    for plain, scaled in zip(*weights, strict=True):
+        np.testing.assert_allclose(scaled, plain, 1e-5, 1e-6)
 
 
 def test_metrics_are_losses_of_any_kind():

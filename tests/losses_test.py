@@ -1,7 +1,9 @@
 """Losses by hand: normalisation and shapes."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from maml_tf import losses
 
@@ -62,3 +64,17 @@ def test_labels_of_any_type(dtype):
     expected = losses.CrossEntropy(2)(LABELS, LOGITS)
     assert losses.CrossEntropy(2)(labels, LOGITS) == expected
     assert losses.accuracy(labels, LOGITS).numpy() == 0.75
+
+
+def test_a_reduction_of_sum_is_one():
+    y, predictions = np.zeros([2, 3, 1]), np.ones([2, 3, 1]) * [[[1]], [[2]]]
+    for reduction, expected in (("sum", [3, 12]), ("mean", [1, 4])):
+        loss = keras.losses.MeanSquaredError(reduction=reduction)
+        found = losses.per_task(loss, 1)(y, predictions)
+        np.testing.assert_allclose(found, expected, 1e-6)
+
+
+def test_a_class_that_is_ignored_is_no_wrong_label():
+    loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
+    y, predictions = tf.constant([[-1, 0]]), tf.zeros([1, 2, 2])
+    assert np.isfinite(losses.per_task(loss, 1)(y, predictions)).all()

@@ -556,6 +556,21 @@ def test_stops_where_numbers_are_not_finite(capsys, tmp_path, trained):
     assert kept.path.read_bytes() == content
 
 
+def test_the_end_of_training_is_looked_at_too(capsys, tmp_path):
+    line = *SHORT, "--metatrain_iterations=7", "--meta_lr=1e38"
+    assert run(*line, f"--logdir={tmp_path}") != 0
+    assert "Not finite at iteration" in one_message(capsys)
+    assert not list(tmp_path.glob("*/model*"))
+
+
+def test_signals_are_python_s_again_after_training(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    line = *SHORT, "--metatrain_iterations=1", f"--logdir={tmp_path}"
+    assert run(*line) == 0
+    after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert after == before
+
+
 def test_survives_a_full_disk(
     capsys, monkeypatch, often, tmp_path, uninterrupted
 ):

@@ -106,3 +106,19 @@ def test_joined_convolution_keeps_its_digits():
 def unnormalised_variance(layer, x):
     y = tf.nn.conv2d(x.astype("float64"), layer.kernel.numpy(), 1, "SAME")
     return y.numpy().var((0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        norms.BatchStatisticsNorm,
+        norms.ExampleNorm,
+        lambda **options: norms.NormalizedConv2D(3, 3, 2, **options),
+    ],
+    ids=["batch", "example", "joined"],
+)
+def test_what_a_layer_is_made_with_is_saved(kind):
+    layer = kind(epsilon=0.5, gradient="legacy")
+    config = layer.get_config()
+    assert (config["epsilon"], config["gradient"]) == (0.5, "legacy")
+    assert type(layer).from_config(config).get_config() == config

@@ -82,6 +82,26 @@ def test_foml_follows_the_last_mini_batch(float64):
 
 
 @pytest.mark.parametrize(
+    "option", [{"weight_decay": 0.5}, {"replacement": True}, {"seed": 1}]
+)
+def test_options_change_what_is_learnt(option):
+    assert differ(trained(**option), trained())
+
+
+def test_mini_batches_of_a_test_are_its_own():
+    made = learner(test_inner_steps=3, test_inner_batch=5)
+    x, y = (part[0] for part in data())
+    assert made.draw_test(tf.constant(data()[1]), made._seed(False)).shape == (
+        TASKS,
+        3,
+        5,
+    )
+    theta = made.network(x).numpy()
+    np.testing.assert_allclose(made.adapt(x, y, steps=0)(x), theta, 1e-6)
+    assert differ([made.adapt(x, y)(x).numpy()], [theta])
+
+
+@pytest.mark.parametrize(
     "optimizer, options",
     [(SGD(0.1), {}), (Adam(0.01), {"reset_inner_optimizer": True})],
 )

@@ -112,6 +112,14 @@ def test_advantages_are_standardised_by_task():
         np.testing.assert_allclose(task[valid].std(), 1, rtol=1e-7)
 
 
+def test_the_baseline_sees_observations_up_to_ten():
+    near, far = (
+        advantages.features(tf.fill([1, 3, 2], v)) for v in (10.0, 20.0)
+    )
+    np.testing.assert_array_equal(far, near)
+    assert float(tf.reduce_max(near)) == 100
+
+
 def test_returns_are_discounted_sums():
     # 1 + 0.5 · 2 + 0.25 · 4 = 3, 2 + 0.5 · 4 = 4, 4
     found = advantages.discounted(tf.constant([1.0, 2.0, 4.0])[None], 0.5)

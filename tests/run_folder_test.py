@@ -1,7 +1,9 @@
 """What a run's folder survives: damage, other processes, full disks."""
 
 import contextlib
+import dataclasses
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -344,6 +346,22 @@ def test_a_run_with_such_a_table_changes_nothing(
 def test_all_tables_of_a_run_are_looked_at(undisturbed):
     tables = {path.name for path in undisturbed.glob("*/*.csv")}
     assert tables <= {*run_folder.TABLES}
+    package = pathlib.Path(run_folder.__file__).parent
+    text = "".join(path.read_text() for path in package.rglob("*.py"))
+    named = re.findall(r'\btable\(\s*"([a-z_]+\.csv)"', text)
+    assert {*named} == {*run_folder.TABLES}
+
+
+def test_what_a_test_has_otherwise_is_told(undisturbed):
+    found = checkpoints.find(next(undisturbed.glob("*/")))
+    settings = checkpoints.read(found).settings
+    names = Config.__dataclass_fields__
+    config = Config(**{k: v for k, v in settings.items() if k in names})
+    facts = run_folder.facts_of(config, found)
+    assert "inner_lr" not in facts["test_settings"]
+    other = dataclasses.replace(config, inner_lr=0.125)
+    facts = run_folder.facts_of(other, found)
+    assert facts["test_settings"]["inner_lr"] == 0.125
 
 
 @pytest.mark.parametrize(
@@ -376,6 +394,15 @@ def test_alarm_at_chance_level(tmp_path, capsys):
     assert alarms(capsys, made, callbacks.at_chance("accuracy", 20)) == ""
     assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 4) == ""
     assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 5) == ""
+
+
+def test_an_alarm_is_raised_once(tmp_path, capsys):
+    made = table(tmp_path, [{"accuracy": 0.2}] * 4)
+    alarm = callbacks.Alarm(0, made, 3, [callbacks.at_chance("accuracy", 5)])
+    for number in (4, 5, 6):
+        alarm.on_iteration(100 * number)
+        made.append(100 * (number + 1), {"accuracy": 0.2})
+    assert capsys.readouterr().out.count("Alarm") == 1
 
 
 def test_alarm_where_adaptation_harms(tmp_path, capsys):
