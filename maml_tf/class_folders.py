@@ -32,8 +32,8 @@ def load_class_folders(
 ) -> Packed:
     """Loads one part of a folder of class folders, from the cache if it can.
 
-    Looks for `data_dir/<part>/<class>/<image>`; `data_dir` may be an archive.
-    Classes may be of different sizes.
+    Looks for `data_dir/<part>/<class>/<image>`, or images deeper in a class;
+    `data_dir` may be an archive. Classes may be of different sizes.
 
     Args:
       data_dir: a folder, or a `.tar`, `.tar.gz`, `.tgz` or `.zip`.
@@ -69,12 +69,21 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
     """
     classes: dict[str, dict] = collections.defaultdict(dict)
     for path in sorted(filter(is_image, sizes)):
-        folder, name, file = ("", "", *path.parts)[-3:]
-        if folder.lower() in FOLDERS[part]:
-            files = classes[class_name(name)]
+        folder, name, *inner = _in_a_part(path)
+        if folder in FOLDERS[part]:
+            files, file = classes[class_name(name)], "/".join(inner)
             _require_copy(files.setdefault(file, path), path, sizes)
             files[file] = path
     return {name: classes[name] for name in sorted(classes)}
+
+
+def _in_a_part(path):
+    """Returns the last folder that is called as a part, and what follows."""
+    names = [name for part in FOLDERS.values() for name in part]
+    for place in range(len(path.parts) - 3, -1, -1):
+        if (folder := path.parts[place].lower()) in names:
+            return folder, *path.parts[place + 1 :]
+    return "", ""
 
 
 def _require_copy(one, other, sizes):

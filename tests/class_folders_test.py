@@ -149,3 +149,21 @@ def test_more_than_eight_bits_are_refused(mode, form, folder):
     Image.fromarray(deep.astype(kind)).save(path)
     with pytest.raises(DataError, match=f"deep.{form}: expected 8 bits a cha"):
         load(folder)
+
+
+def test_folders_in_a_class_are_of_the_class(folder):
+    deeper = folder / "train" / "bee" / "more" / "yet"
+    deeper.mkdir(parents=True)
+    (deeper / "0.png").write_bytes(picture(0))
+    data = load(folder).data
+    assert data.sizes.tolist() == [3, 3, 4]
+    assert data.files[1] == ("0.png", "1.png", "more/yet/0.png")
+
+
+def test_the_last_folder_called_as_a_part_is_the_part(folder):
+    outer = folder.parent / "test"
+    outer.mkdir()
+    folder.rename(outer / "set")
+    assert load(outer.parent).data.sizes.tolist() == [*SIZES.values()]
+    with pytest.raises(DataError, match="expected images of test classes"):
+        load(outer.parent, "test")
