@@ -7,7 +7,14 @@ import numpy as np
 import published
 from absl import flags
 
-from maml_tf import checkpoints, comparison, evaluation, main, train
+from maml_tf import (
+    checkpoints,
+    command_line,
+    comparison,
+    evaluation,
+    main,
+    train,
+)
 
 NAME = "omniglot_5way_1shot"
 WHERE = published.ROOT / "results" / "protocols.json"
@@ -67,9 +74,8 @@ def _config(given):
     path = published.ROOT / "flags" / flagfile
     placed, _ = published.placed(NAME, flagfile, given)
     line = [f"--flagfile={path}", *published.TEST, *placed]
-    rest = main.parse(["maml-tf", *line])
-    if len(rest) > 1:
-        raise ValueError(f"expected flags only, got {rest[1]!r}.")
+    _, *rest = main.parse(["maml-tf", *line])
+    command_line.check_rest(rest)
     return main.config_from_flags(flags.FLAGS)
 
 

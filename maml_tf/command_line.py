@@ -65,6 +65,20 @@ def _lines(path):
         ) from error
 
 
+def check_rest(rest: Sequence[str]) -> None:
+    """Refuses what is left of a command line without its flags.
+
+    Raises:
+      ConfigError: if there is anything.
+    """
+    if not rest:
+        return
+    advice = ""
+    if rest[0].lower() in ("true", "false"):
+        advice = f" Write --flag={rest[0]}, with =, where it is a flag's value."
+    raise ConfigError(f"expected flags only, got {rest[0]!r}.{advice}")
+
+
 def guarded(program: str, action: Callable[[], None]) -> int:
     """Calls `action` and returns the exit status.
 

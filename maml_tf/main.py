@@ -254,8 +254,7 @@ def guarded(
     """Calls `action` with the settings of the flags, see `command_line`."""
 
     def with_settings():
-        if len(argv) > 1:
-            raise ConfigError(f"expected flags only, got {argv[1]!r}.")
+        command_line.check_rest(argv[1:])
         action(config_from_flags(flags.FLAGS, kind))
 
     return command_line.guarded("maml-tf", with_settings)

@@ -101,8 +101,7 @@ def _parse(program, kind, groups, arguments):
     command_line.check_flagfiles(arguments)
     arguments = values.read_flags_from_files(arguments, force_gnu=True)
     _, *rest = values([program, *map(_underscored, arguments)])
-    if rest:
-        raise ConfigError(f"expected flags only, got {rest[0]!r}.")
+    command_line.check_rest(rest)
     return values
 
 

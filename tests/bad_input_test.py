@@ -64,7 +64,7 @@ MAML_WORDS = """
 --num_classes | num_classes
 -7 | '7'
 train | expected flags only, got 'train'
---train True | expected flags only, got 'True'
+--train True | expected flags only, got 'True'. Write --flag=True, with =
 -- --num_classes=5 | expected flags only, got '--num_classes=5'
 '' | expected flags only, got ''
 """.strip().splitlines()
