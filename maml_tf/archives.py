@@ -145,7 +145,8 @@ def _tar_members(file):
                 )
         # Python takes a cut or damaged header for the end.
         archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * 512:
+        size = tarfile.BLOCKSIZE
+        if archive.fileobj.read(size) != bytes(size):
             raise tarfile.ReadError("it is cut off or damaged")
 
 

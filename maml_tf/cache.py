@@ -74,7 +74,7 @@ def cached(
 def _folder(folder: str | os.PathLike[str] | None) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     found = os.path.expanduser(folder or Path(home, "maml_tf"))
-    if os.fspath(found).startswith("~"):
+    if found.startswith("~"):
         raise DataError(
             f"The cache folder {found}: this home folder is not known. Name "
             "another one, or set XDG_CACHE_HOME."

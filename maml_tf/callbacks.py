@@ -456,19 +456,8 @@ class NonFiniteGuard(IterationCallback):
             *self.model.variables,
             *self.model.optimizer.variables,
         ]
-        self._read = tf.function(
-            lambda: [tf.identity(v.value) for v in self._variables]
-        )
-        self._has_finite_weights = tf.function(
-            lambda: tf.reduce_all(
-                [
-                    tf.reduce_all(tf.math.is_finite(w.value))
-                    for w in self.model.weights
-                    if tf.as_dtype(w.dtype).is_floating
-                ]
-            )
-        )
-        self._keep(self.start)
+        self._read = tf.function(self._state)
+        self._good, (self._values, _) = self.start, self._read()
 
     def on_iteration(self, iteration):
         """Raises `NonFiniteError` if the loss or a weight is not finite."""
@@ -482,14 +471,20 @@ class NonFiniteGuard(IterationCallback):
             self._check(self.done)
 
     def _check(self, iteration):
-        if np.isfinite(self.metrics["loss"]) and self._has_finite_weights():
-            self._keep(iteration)
-        else:
+        values, are_finite = self._read()
+        if not (are_finite and np.isfinite(self.metrics["loss"])):
             raise NonFiniteError(self._explain(iteration))
+        self._good, self._values = iteration, values
 
-    def _keep(self, iteration):
-        self._values = self._read()
-        self._good = iteration
+    def _state(self):
+        """Returns copies of all variables, and whether weights are finite."""
+        weights = [
+            tf.reduce_all(tf.math.is_finite(w.value))
+            for w in self.model.weights
+            if tf.as_dtype(w.dtype).is_floating
+        ]
+        values = [tf.identity(v.value) for v in self._variables]
+        return values, tf.reduce_all(weights)
 
     def _explain(self, iteration):
         for variable, value in zip(self._variables, self._values, strict=True):
@@ -502,7 +497,7 @@ class NonFiniteGuard(IterationCallback):
             if self.model.block > 1:
                 x, y = tf.nest.map_structure(lambda part: part[None], (x, y))
             self.model.train_on_batch(x, y)
-            if not self._has_finite_weights():
+            if not self._read()[1]:
                 return self._words(t + 1, "weights")
         return f"Not finite between iterations {self._good} and {iteration}."
 
