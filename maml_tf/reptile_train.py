@@ -448,6 +448,7 @@ def _import(config, learner):
 
 
 def _score(config, scorer, part):
+    print(f"Evaluating: {config.eval_tasks:,} tasks, {part}", flush=True)
     groups = math.ceil(config.eval_tasks / EVALUATION_GROUP)
     sampler = evaluation_tasks(config, part, EVALUATION_GROUP, 2)
     scores = _scored(scorer, sampler)

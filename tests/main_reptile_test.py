@@ -98,6 +98,7 @@ def test_the_originals_commands_run(command, images, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "batch 0: train=" in printed
     assert "Train accuracy: " in printed and "Test accuracy: " in printed
+    assert "Evaluating: " in printed
     assert (tmp_path / "model2.npz").exists()
     way = "_transductive" * ("--transductive" in arguments)
     parts = {"omniglot": 2, "miniimagenet": 3}[data]
