@@ -195,6 +195,22 @@ def _takes_labels(loss):
     return loss is keras.losses.sparse_categorical_crossentropy
 
 
+def mean_of_tasks(each: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    """Returns the mean of task losses `[B]`, each times its weight, if any.
+
+    Raises:
+      ValueError: if weights are not `[B]`.
+    """
+    if weight is None:
+        return tf.reduce_mean(each)
+    if not weight.shape.is_compatible_with(each.shape):
+        raise ValueError(
+            "sample_weight: expected one for each task where no loss is "
+            f"compiled, found the shape {list(weight.shape)}."
+        )
+    return tf.reduce_mean(each * tf.cast(weight, each.dtype))
+
+
 def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
     """Returns weights `[B]` of tasks with as many axes as a loss has values.
 

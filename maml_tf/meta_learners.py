@@ -66,7 +66,8 @@ class MAML(Learner):
     with a leading task axis B; inputs and targets may be structures of
     tensors, as the network takes and gives them. What the network itself adds
     to a loss, its regularisers and `add_loss`, is part of the inner loss and
-    of the outer one, at the parameters of each.
+    of the outer one, at the parameters of each. Compiled without a loss, it
+    takes the inner one on the query set, too.
 
     Source: Finn et al. 2017, Algorithm 1 (arXiv 1703.03400).
 
@@ -498,8 +499,12 @@ class MAML(Learner):
         """
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
-        sample_weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if self.loss is None:
+            each = losses.per_task(self.inner_loss, 1)(y, y_pred)
+            loss = losses.mean_of_tasks(each, sample_weight) / replicas.count()
+        else:
+            weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
+            loss = super().compute_loss(x, y, y_pred, weight, training)
         return loss + tf.cast(penalty, loss.dtype) / replicas.count()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

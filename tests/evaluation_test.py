@@ -117,6 +117,49 @@ def test_a_weight_is_that_of_a_task(loss):
             np.testing.assert_allclose(one, other, 1e-5, 1e-7)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"engine": "stacked"}, {"tasks_per_step": 2}, {"engine": "looped"}],
+    ids=["stacked", "groups", "looped"],
+)
+@pytest.mark.parametrize(
+    "weight", [None, np.array([0.0, 3.0, 1.0, 2.0])], ids=["plain", "weighted"]
+)
+def test_without_a_compiled_loss_the_outer_is_the_inner_one(weight, options):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 4, 3)).astype("float32")
+    y = rng.integers(2, size=(4, 4))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    kernel = None
+    if options == {"engine": "looped"}:
+        kernel = keras.regularizers.L2(0.1)
+    found = []
+    for given in (loss, None):
+        keras.utils.set_random_seed(0)
+        layer = keras.layers.Dense(2, kernel_regularizer=kernel)
+        network = keras.Sequential([keras.Input([3]), layer])
+        learner = MAML(network, loss, inner_lr=0.1, **options)
+        learner.compile("sgd", given, metrics=["accuracy"])
+        element = ((x, y, x), y) + (() if weight is None else (weight,))
+        data = tf.data.Dataset.from_tensors(element)
+        history = learner.fit(data, shuffle=False, verbose=0)
+        tested = learner.evaluate(data, verbose=0)
+        found.append(
+            [*history.history["loss"], *tested, *network.get_weights()]
+        )
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, 1e-5, 1e-6)
+
+
+def test_weights_without_a_compiled_loss_are_those_of_tasks():
+    x = np.zeros([4, 4, 3], "float32")
+    network = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    learner.compile("sgd")
+    with pytest.raises(ValueError, match="expected one for each task where"):
+        learner.evaluate((x, x[..., :1], x), x[..., :1], 4, 0, np.ones([4, 4]))
+
+
 def test_a_scaled_loss_is_scaled_back():
     x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
     weights = []

@@ -30,7 +30,8 @@ def build():
             network, "mse", inner_lr=0.1, inner_steps=3, engine=engine
         )
         optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
-        learner.compile(optimizer, "mse", metrics=["mae"])
+        outer = "mse" if engine == "stacked" else None  # the inner one
+        learner.compile(optimizer, outer, metrics=["mae"])
     else:
         learner = Reptile(
             network, inner_optimizers.SGD(0.02), inner_steps=3, inner_batch=4,
