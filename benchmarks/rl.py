@@ -8,6 +8,7 @@ curvature products. The median and the shortest of several repetitions.
 
 import os
 import statistics
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,6 +23,8 @@ REPETITIONS = 10
 
 def main():
     """Prints a line for each part."""
+    if sys.argv[1:]:
+        sys.exit(__doc__)
     config = main_rl.config_from_flags(main_rl.parse([]))
     train.share_cores(config)
     learner = train.build_learner(config)
