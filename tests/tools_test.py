@@ -134,7 +134,11 @@ def test_a_signal_ends_the_commands_and_nothing_else(
         f"touch {tmp_path}/begun.$$; while :; do sleep 0.1; done"
     )
     program, *words = line
-    process = subprocess.Popen([TOOLS / program, *words, "sh", "-c", command])
+    process = subprocess.Popen(
+        [TOOLS / program, *words, "sh", "-c", command],
+        # Where these tests run in the background, SIGINT may be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while len([*tmp_path.glob("begun.*")]) < count:
         time.sleep(0.05)
     process.send_signal(signal.Signals[f"SIG{which}"])
