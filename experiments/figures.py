@@ -210,9 +210,16 @@ def _training(chosen, results, path, unit):
 
 
 def _combinations(chosen, results, path):
+    found = [
+        (label, record)
+        for name, label in COMBINATIONS.items()
+        for record in _of(chosen, name)
+    ]
+    # The meta-step falls to 0 over a run: only equally long ones compare.
+    longest = max((r["iterations"] for _, r in found), default=0)
     curves = {}
-    for name, label in COMBINATIONS.items():
-        for record in _of(chosen, name):
+    for label, record in found:
+        if record["iterations"] == longest:
             rows = _table(record, results)
             curves[label] = (
                 rows["iteration"][WINDOW - 1 :],
