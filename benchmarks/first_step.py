@@ -33,8 +33,9 @@ FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 def main(argv):
     """Measures one flagfile after another: those given, or all."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for path in argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags"))):
-        for more in FLAGS.more * ("multitask" not in path):
+    paths = argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags")))
+    for path in (path for path in paths if "multitask" not in path):
+        for more in FLAGS.more:
             try:
                 with Worker(path, timer) as worker:
                     row = worker.ask((path, more, FLAGS.steps))

@@ -94,10 +94,10 @@ def main(_):
     curve = evaluation.adaptation_curve(
         learner, held_out.take(50), losses.accuracy
     )
-    rows = zip(curve.mean, curve.ci95, strict=True)
-    for u, (mean, half) in enumerate(rows):
-        if u:  # Row 0 is the support set's, as in the original program.
-            print(f"{u} steps: {100 * mean:.1f} ± {100 * half:.1f} %")
+    # Row 0 is the support set's, as in the original program.
+    rows = zip(curve.mean[1:], curve.ci95[1:], strict=True)
+    for u, (mean, half) in enumerate(rows, 1):
+        print(f"{u} steps: {100 * mean:.1f} ± {100 * half:.1f} %")
     draw(learner, held_out)
 
 

@@ -13,13 +13,9 @@ import sys
 import tempfile
 import zipfile
 
-import tensorflow as tf
-
 from maml_tf import command_line, comparison, files, saving
 
 MOST = 1_000_000
-MEAN_GRADIENT = 2
-"""The place of Adam's m among `inner_variables`: two powers, m and v."""
 
 
 def write(folder: str, file: str) -> None:
@@ -48,11 +44,14 @@ def write(folder: str, file: str) -> None:
 def _for_adapting(trained):
     """Returns a new learner with all of another that adapting reads."""
     learner = saving.make(type(trained), saving.arguments_of(trained))
-    inner = zip(learner.inner_variables, trained.inner_variables, strict=True)
-    inner_optimizer = getattr(trained, "inner_optimizer", None)
-    for place, (new, old) in enumerate(inner):
-        is_unread = place == MEAN_GRADIENT and inner_optimizer.beta_1 == 0
-        new.assign(tf.zeros_like(old) if is_unread else old)
+    optimizer = getattr(trained, "inner_optimizer", None)
+    forgets = getattr(optimizer, "beta_1", None) == 0
+    mean_gradient = trained.inner_state.slots[0] if forgets else None
+    for new, old in zip(
+        learner.inner_variables, trained.inner_variables, strict=True
+    ):
+        if old is not mean_gradient:
+            new.assign(old)
     return learner
 
 

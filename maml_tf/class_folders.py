@@ -17,6 +17,7 @@ FOLDERS = {
     "validation": ("val", "validation", "valid"),
     "test": ("test",),
 }
+_PARTS = {name: part for part, names in FOLDERS.items() for name in names}
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".webp"),
     *(".avif", ".tif", ".tiff", ".tga", ".ppm", ".pgm"),
@@ -69,8 +70,8 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
     """
     classes: dict[str, dict] = collections.defaultdict(dict)
     for path in sorted(filter(is_image, sizes)):
-        folder, name, *inner = _in_a_part(path)
-        if folder in FOLDERS[part]:
+        found, name, *inner = _in_a_part(path)
+        if found == part:
             files, file = classes[class_name(name)], "/".join(inner)
             _require_copy(files.setdefault(file, path), path, sizes)
             files[file] = path
@@ -78,11 +79,10 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
 
 
 def _in_a_part(path):
-    """Returns the last folder that is called as a part, and what follows."""
-    names = [name for part in FOLDERS.values() for name in part]
+    """Returns the part that the last such folder names, and what follows."""
     for place in range(len(path.parts) - 3, -1, -1):
-        if (folder := path.parts[place].lower()) in names:
-            return folder, *path.parts[place + 1 :]
+        if part := _PARTS.get(path.parts[place].lower()):
+            return part, *path.parts[place + 1 :]
     return "", ""
 
 

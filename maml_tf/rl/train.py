@@ -298,12 +298,8 @@ def test_tasks(config: RLConfig, environment) -> np.ndarray:
     return environment.test_tasks(config.test_goals)
 
 
-def result_stem(config: RLConfig) -> str:
+def result_stem(config: RLConfig, name: str = "evaluation") -> str:
     """Returns the path of the evaluation's files, without ending."""
-    return _stem(config, "evaluation")
-
-
-def _stem(config, name):
     suffix = "" if config.goal is None else "_goal"
     return os.path.join(config.folder, name + suffix)
 
@@ -365,7 +361,7 @@ def draw_methods(config: RLConfig, curves: dict) -> str:
 
     Bands are ±1 standard error over tasks, about 68 %.
     """
-    path = _stem(config, "methods") + ".png"
+    path = f"{result_stem(config, 'methods')}.png"
     bands = {
         algo: (
             curve.mean,
