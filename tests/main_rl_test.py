@@ -227,6 +227,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys):
     assert not checkpoints.list_checkpoints(tmp_path)
 
 
+def test_a_damaged_table_is_found_before_a_test(trained, capsys):
+    before = (trained / "evaluation.csv").read_text()
+    (trained / "seconds.csv").write_text("garbage\n1\n")
+    assert run(trained, "--train=False", "--test_learning_rate=0.1") == 1
+    assert "seconds.csv: expected a table of num" in capsys.readouterr().err
+    assert (trained / "evaluation.csv").read_text() == before
+
+
 def test_random_weights_leave_the_results_of_others(trained, capsys):
     before = (trained / "evaluation.json").read_text()
     assert run(trained, "--algo=random") == 1

@@ -247,6 +247,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     learner = build_learner(config)
     checkpoint = restore(config, learner)
     files.make_writable(config.folder)
+    facts = _facts_of_run(config, checkpoint)
     rates = [] if config.is_oracle else config.test_rates
     bar = None
     if sys.stdout.isatty():
@@ -261,18 +262,22 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
         show=bar and (lambda u: bar.update(u + 1)),
     )
     write_curve(found.curve, result_stem(config))
-    facts = evaluation_facts(config, found, checkpoint)
-    records.write(f"{result_stem(config)}.json", facts)
+    record = evaluation_facts(config, found) | facts
+    records.write(f"{result_stem(config)}.json", record)
     return found
 
 
-def evaluation_facts(
-    config: RLConfig,
-    found: evaluation.Evaluation,
-    checkpoint: checkpoints.Checkpoint | None,
-) -> dict:
+def _facts_of_run(config, checkpoint):
+    facts = run_folder.facts_of(config, checkpoint)
+    if checkpoint is None:  # It is the policy that the seed makes.
+        facts |= {"iterations": 0, "seed": config.seed}
+        facts["commit"] = provenance.commit()
+    return facts
+
+
+def evaluation_facts(config: RLConfig, found: evaluation.Evaluation) -> dict:
     """Returns what was measured and how, for `records.write`."""
-    facts = {
+    return {
         "algo": config.algo,
         "metric": "return",
         "mean": found.curve.mean.tolist(),
@@ -283,12 +288,7 @@ def evaluation_facts(
         "norm_statistics": None,
         "selected": "latest",
         **provenance.here(),
-        **run_folder.facts_of(config, checkpoint),
     }
-    if checkpoint is None:  # It is the policy that the seed makes.
-        facts |= {"iterations": 0, "seed": config.seed}
-        facts["commit"] = provenance.commit()
-    return facts
 
 
 def test_tasks(config: RLConfig, environment) -> np.ndarray:
