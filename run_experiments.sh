@@ -5,10 +5,15 @@ cd "$(dirname "$0")"
 # shellcheck source=tools/venv.sh
 source tools/venv.sh
 
-case ${1-help} in
+python=.venv/bin/python
+[ -x "$python" ] || python=${PYTHON:-python3}
+require_version "$python"
+case " ${*:-help} " in
   # Standard library only, as is the check: a typing error installs nothing.
-  help | -h | --help | list) exec "${PYTHON:-python3}" experiments/run.py "$@" ;;
+  " list " | *" help "* | *" -h "* | *" --help "*)
+    exec "$python" experiments/run.py "$@"
+    ;;
 esac
-"${PYTHON:-python3}" experiments/run.py --check "$@"
+"$python" experiments/run.py --check "$@"
 use_venv .
 exec python experiments/run.py "$@"

@@ -35,6 +35,8 @@ FREE = {
     "train_update_lr",
 }
 """Flags that change no number, or what a record has a name of its own for."""
+CURVES = ("curve.csv", "validation.csv")
+"""Scores during training, of Reptile and of MAML."""
 
 
 def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
@@ -51,7 +53,8 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
     for path in sorted(found):
         if path.stat().st_mtime >= since:
             part = path.parent.parent.name if name == "quickstart" else ""
-            curve = path.with_name("curve.csv")  # Reptile's scores
+            curves = [c for c in map(path.with_name, CURVES) if c.exists()]
+            curve = curves[0] if curves else None
             taken.append(collected(name, records.read(path), part, curve))
     return taken
 
@@ -66,7 +69,7 @@ def collected(
 
     Added are `experiment`, `part` (which of several methods), `paper`
     (the values by step), `published_iterations` and `deviations`, and `curve`,
-    a copy of the scores during training, if there is such a file.
+    a copy of the scores during training, if they are given.
     """
     part = record.get("algo", part)
     rows = published.by_name()[name]
@@ -90,7 +93,7 @@ def collected(
         words.append(_short("; ".join(whole["deviations"])))
     file = ".".join(word for word in words if word) + ".json"
     published.RECORDS.mkdir(parents=True, exist_ok=True)
-    if curve and curve.exists():
+    if curve:
         whole["curve"] = f"curves/{pathlib.Path(file).stem}.csv"
         copy = published.RECORDS.parent / whole["curve"]
         copy.parent.mkdir(exist_ok=True)

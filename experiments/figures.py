@@ -33,11 +33,12 @@ MULTITASK = {
     "sinusoid_multitask_l2": "l2",
     "sinusoid_multitask_mean": "distance from the mean",
 }
+REPTILE = "reptile_omniglot_5way_1shot_transductive"
 PANELS = {
     "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
-    "sinusoid_pretrained": "pretrained",
+    "sinusoid_pretrained": "pretrained, α = 0.01",
 }
-WINDOW = 80
+WINDOW, FEWER = 80, 50
 LIMIT = 4.0
 MULTITASK_LIMIT = 8.0
 
@@ -53,7 +54,7 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
       File names and captions.
     """
     folder = results / "figures"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, caption, figure in _figures(chosen, results):
         if figure(str(folder / name)):
@@ -70,7 +71,7 @@ def _figures(chosen, results):
             "steps, mean of seeds, with the 95 % interval over 600 tasks"
             + (", and the paper's values (Table 2)" if shots == 5 else "")
             + ". Figures 3 and 6 of the MAML paper. Curves that diverge are "
-            "cut where they leave the axes.",
+            "cut where they leave the axes; the oracle is not fine-tuned.",
             lambda path, k=shots: _sinusoid_curves(
                 chosen, SINUSOIDS, k, LIMIT, path
             ),
@@ -112,7 +113,8 @@ def _figures(chosen, results):
     )
     yield (
         "reptile_omniglot.png",
-        "Reptile on Omniglot 5-way 1-shot, mean of 50 scored tasks.",
+        f"Reptile on Omniglot 5-way 1-shot, transductive, mean of {FEWER} "
+        "scored tasks.",
         lambda path: _reptile(chosen, results, path),
     )
     for env in RETURNS:
@@ -120,9 +122,17 @@ def _figures(chosen, results):
             f"rl_{env}.png",
             f"Average return on {env} after policy-gradient steps, mean of "
             "seeds, with the 95 % interval over tasks, and the means of the "
-            "authors' result files. Figures 4 and 5 of the MAML paper.",
+            "authors' result files. Figures 4 and 5 of the MAML paper."
+            + _short_of(_of(chosen, f"rl_{env}", algo="maml_trpo")),
             lambda path, e=env: _methods(chosen, e, path),
         )
+
+
+def _short_of(found):
+    """Returns a sentence on how far ours was trained, if not to the end."""
+    done = {(r["iterations"], r["published_iterations"]) for r in found}
+    told = "; ".join(f"{n:,} of {all_:,}" for n, all_ in done if n < all_)
+    return f" Ours is trained for {told} iterations." * bool(told)
 
 
 def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +167,10 @@ def _sinusoid_curves(chosen, names, shots, limit, path):
     curves, paper = {}, {}
     for name, label in names.items():
         if found := _of(chosen, name, shots=shots):
-            curves[label] = _inside(*curve(found), limit)
+            mean, half = curve(found)
+            if label == "oracle":  # It does not adapt: its line is flat.
+                mean, half = (np.full_like(c, c[0]) for c in (mean, half))
+            curves[label] = _inside(mean, half, limit)
             values = {
                 int(u): float(v) for u, (v, _) in found[0]["paper"].items()
             }
@@ -180,12 +193,17 @@ def _fits(chosen, shots, path):
     return bool(panels)
 
 
-def _table(record, results):
-    return np.genfromtxt(results / record["curve"], delimiter=",", names=True)
+def _scores(record, results, column, window):
+    """Returns iterations, and percentages that are means of the last scores.
 
-
-def _smooth(values, window):
-    return np.convolve(values, np.ones(window) / window, "valid")
+    Both are empty where there are fewer scores than a window.
+    """
+    rows = np.genfromtxt(results / record["curve"], delimiter=",", names=True)
+    rows = np.atleast_1d(rows)
+    if len(rows) < window:
+        return np.empty(0), np.empty(0)
+    means = np.convolve(rows[column], np.ones(window) / window, "valid")
+    return rows["iteration"][window - 1 :], 100 * means
 
 
 def _training(chosen, results, path, unit):
@@ -198,11 +216,10 @@ def _training(chosen, results, path, unit):
         for record in _of(chosen, name):
             if "curve" not in record or not record["seconds"]:
                 continue
-            rows = _table(record, results)
-            share = rows["iteration"][4:] / record["iterations"]
-            total = record["seconds"] / 3600
-            x = rows["iteration"][4:] if unit == "iterations" else share * total
-            curves[label] = x, 100 * _smooth(rows["accuracy_1"], 5)
+            x, scores = _scores(record, results, "accuracy_1", 5)
+            if unit == "hours":
+                x = x / record["iterations"] * record["seconds"] / 3600
+            curves[label] = x, scores
     if curves:
         axis = "meta-iterations" if unit == "iterations" else "hours"
         plots.plot_training(curves, path, "validation accuracy, %", axis)
@@ -214,17 +231,15 @@ def _combinations(chosen, results, path):
         (label, record)
         for name, label in COMBINATIONS.items()
         for record in _of(chosen, name)
+        if "curve" in record
     ]
     # The meta-step falls to 0 over a run: only equally long ones compare.
     longest = max((r["iterations"] for _, r in found), default=0)
-    curves = {}
-    for label, record in found:
-        if record["iterations"] == longest:
-            rows = _table(record, results)
-            curves[label] = (
-                rows["iteration"][WINDOW - 1 :],
-                100 * _smooth(rows["test"], WINDOW),
-            )
+    curves = {
+        label: _scores(record, results, "test", WINDOW)
+        for label, record in found
+        if record["iterations"] == longest
+    }
     if curves:
         plots.plot_training(curves, path, "test accuracy, %")
     return bool(curves)
@@ -232,12 +247,11 @@ def _combinations(chosen, results, path):
 
 def _reptile(chosen, results, path):
     curves = {}
-    for record in _of(chosen, "reptile_omniglot_5way_1shot_transductive"):
+    for record in _of(chosen, REPTILE):
         if "curve" in record:
-            rows = _table(record, results)
             for part in ("train", "test"):
-                x = rows["iteration"][49:]
-                curves[f"{part} classes"] = x, 100 * _smooth(rows[part], 50)
+                scores = _scores(record, results, part, FEWER)
+                curves[f"{part} classes"] = scores
     if curves:
         plots.plot_training(curves, path, "accuracy, %")
     return bool(curves)

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import pathlib
 import re
 
@@ -11,8 +10,9 @@ import numpy as np
 import published
 
 RULES = """
-Every row is from records, the JSON files in `results/records`; each says how
-to repeat it: `./run_experiments.sh NAME --seed=SEED`, at its commit.
+What was measured is from records, the JSON files in `results/records`. To
+repeat one: `./run_experiments.sh NAME --seed=SEED`, at its commit, with the
+flags that its deviations name, and of its iterations where they are fewer.
 
 * ± is the 95 % interval over tasks of one trained network. Of several seeds
   the mean is given, with the mean of their half widths, which is at least the
@@ -55,30 +55,33 @@ def build(results: pathlib.Path) -> None:
 
 
 def chosen(records: list[dict]) -> list[dict]:
-    """Returns the longest trainings of each experiment, test and seed.
+    """Returns the records of each experiment and test that stand for it.
 
-    Of equally long ones those with the fewest deviations; other seeds count
-    if they were trained as long as the longest, and alike.
+    Those with the fewest deviations; of them those of as many iterations as
+    published, or of the next more, or else of the most; all their seeds.
     """
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         key = record["experiment"], record["part"], record["shots"]
         groups.setdefault(key, []).append(record)
-    return [r for group in groups.values() for r in _longest(group)]
+    return [r for group in groups.values() for r in _nearest(group)]
 
 
-def _longest(group):
-    most = max(r["iterations"] or 0 for r in group)
-    group = [r for r in group if (r["iterations"] or 0) == most]
-    fewest = min((r["deviations"] for r in group), key=len)
-    return [r for r in group if r["deviations"] == fewest]
+def _nearest(group):
+    def rank(record):
+        done, all_ = record["iterations"] or 0, record["published_iterations"]
+        return len(record["deviations"]), done < all_, abs(done - all_)
+
+    best = min(group, key=rank)
+    facts = "deviations", "iterations"
+    return [r for r in group if all(r[key] == best[key] for key in facts)]
 
 
 def _protocols(path):
     """Returns title, header and rows of what choices are worth, if known."""
     if not path.exists():
         return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = published.read(path, ("experiment", "seed", "iterations", "rows"))
     title = (
         f"What each choice of the test is worth: {facts['experiment']}, seed "
         f"{facts['seed']}, after {facts['iterations']:,} iterations"
@@ -129,9 +132,15 @@ MEASURED = [
     "wall time",
     "machine",
 ]
-REST = ["experiment", "seed", "iterations", "steps", "ours", "deviations"]
-TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
-"""Deviations that make an interval wider or narrower, and no more."""
+REST = [
+    "experiment",
+    "seed",
+    "iterations",
+    "steps",
+    "ours",
+    "deviations",
+    "commit",
+]
 SELECTED = {
     "latest": "the latest",
     "validation": "the best on validation classes",
@@ -200,8 +209,9 @@ def verdict(number, mean, half, found) -> str:
         lost = _diverging(found, int(number.step))
         count = ", ".join(str(r["diverged"]) for r in lost)
         return (
-            "not comparable, because the inner loop diverges "
-            f"({count} of {found[0]['tasks']} tasks are not finite)"
+            "not comparable, because the inner loop diverges (the interval is "
+            f"not finite; at some step {count} of {found[0]['tasks']} tasks "
+            "are not)"
         )
     difference = mean - float(number.value)
     apart = abs(difference) > half + float(number.ci95 or 0)
@@ -209,7 +219,9 @@ def verdict(number, mean, half, found) -> str:
     if apart:
         relation = "above" if difference > 0 else "below"
     worse = apart and (difference > 0) == (number.unit == "MSE")
-    reasons = [d for d in found[0]["deviations"] if not d.startswith(TASKS)]
+    reasons = [
+        d for d in found[0]["deviations"] if not d.startswith(published.TASKS)
+    ]
     share = (found[0]["iterations"] or 0) / found[0]["published_iterations"]
     if share < 1 and worse:
         reasons.append(f"{share:.0%} of the iterations were done")
@@ -237,9 +249,8 @@ def _interval(mean, half, unit):
 
 def _measured(record):
     selected = SELECTED[record["selected"]]
-    part = f", {record['part']}" if record["part"] else ""
     return [
-        f"{record['experiment']}{part}, {record['shots']}-shot",
+        _label(record),
         _known(record["seed"]),
         f"{record['tasks']:,}",
         "none" if record["queries"] is None else str(record["queries"]),
@@ -249,6 +260,11 @@ def _measured(record):
         _time(record["seconds"]),
         _known(record["machine"]),
     ]
+
+
+def _label(record):
+    part = f", {record['part']}" if record["part"] else ""
+    return f"{record['experiment']}{part}, {record['shots']}-shot"
 
 
 def _known(fact):
@@ -273,12 +289,13 @@ def _short(record):
     unit = UNITS.get(record["metric"], "MSE")
     mean, half = ours([record], step)
     return [
-        record["experiment"],
+        _label(record),
         _known(record["seed"]),
         f"{_count(record['iterations'])} of {record['published_iterations']:,}",
         str(record["steps"][0] if "steps" in record else step),
         _interval(mean, half, unit),
         "; ".join(record["deviations"]) or "none",
+        _known(record["commit"]),
     ]
 
 

@@ -13,6 +13,10 @@ BASELINES = ("pretrained", "pretrain", "random", "oracle")
 """Methods beside which the paper's own is tested."""
 TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
+TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
+"""Deviations that make an interval wider or narrower, and no more."""
+KEYS = "experiment", "part", "paper", "published_iterations", "deviations"
+"""What `collect.collected` adds to the record of a test."""
 ITERATIONS = (
     "metatrain_iterations",
     "pretrain_iterations",
@@ -117,19 +121,41 @@ def published_iterations(name: str, flagfile: str) -> int:
 
 
 def records(folder: pathlib.Path = RECORDS) -> list[dict]:
-    """Returns what was measured, see `collect.collected`."""
-    return [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    ]
+    """Returns what was measured, see `collect.collected`.
+
+    Raises:
+      ValueError: if a file there is no record.
+    """
+    return [read(path, KEYS) for path in sorted(folder.glob("*.json"))]
+
+
+def read(path: pathlib.Path, keys: Iterable[str]) -> dict:
+    """Returns a JSON object that has to have some keys.
+
+    Raises:
+      ValueError: if the file is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        missing = sorted(set(keys) - set(dict(found)))
+        fault = f"no {', '.join(missing)}" if missing else ""
+    except (TypeError, ValueError) as error:
+        fault = str(error)
+    if fault:
+        raise ValueError(
+            f"{path}: expected a result as ./run_experiments.sh writes it, got "
+            f"something else ({fault}). Move it away to go on without."
+        )
+    return found
 
 
 def status(name: str, found: list[dict]) -> str:
-    """Returns measured, partly or not run, of the records found."""
+    """Returns measured, partly or not run, of the records as published."""
     own = [
         r
         for r in found
         if r["experiment"] == name and r["part"] not in BASELINES
+        if all(d.startswith(TASKS) for d in r["deviations"])
     ]
     if not own:
         return "not run"

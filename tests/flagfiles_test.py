@@ -1,8 +1,10 @@
 """Published numbers: each is a line of published.csv, most have a flagfile."""
 
 import copy
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -127,6 +129,28 @@ def test_refuses_what_it_cannot_run(name, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert not result.stdout
+
+
+@pytest.mark.parametrize("words", ["", "list", "quickstart", "list report"])
+def test_an_old_python_is_named(words, tmp_path):
+    """Nothing of it is run, as it may not be able to read the program."""
+    for folder in ("tools", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(SCRIPT, tmp_path)
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.9.1\n")
+    old.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(old)}
+    result = subprocess.run(
+        [tmp_path / SCRIPT.name, *words.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("Python 3.10 to 3.13 is needed")
+    assert "old is Python 3.9.1" in result.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def fake_calls(monkeypatch, fails=()):

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
 import collect  # noqa: E402
+import figures  # noqa: E402
 import pages  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
 
@@ -157,17 +158,97 @@ def test_other_deviations_are_other_records(tmp_path, monkeypatch):
     assert len(pages.chosen([r for r in taken if r["deviations"]])) == 1
 
 
-def test_the_curve_of_a_training_is_taken_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "result", "curve"),
+    [
+        ("reptile_g3", "evaluation.json", "curve.csv"),
+        ("omniglot_5way_1shot", "test_ubs1.json", "validation.csv"),
+    ],
+)
+def test_the_curve_of_a_training_is_taken_too(
+    name, result, curve, tmp_path, monkeypatch
+):
     monkeypatch.setattr(published, "RECORDS", tmp_path / "records")
     run = tmp_path / "run"
     run.mkdir()
-    found = {"shots": 5, "settings": None, "iterations": 1, "seed": 0}
-    (run / "evaluation.json").write_text(json.dumps(found))
-    (run / "curve.csv").write_text("iteration,train,test\n1,0.2,0.4\n")
-    collect.collect("reptile_g3", run, since=0)
-    [taken] = published.records(tmp_path / "records")
+    found = {"shots": 1, "settings": None, "iterations": 1, "seed": 0}
+    (run / result).write_text(json.dumps(found))
+    (run / curve).write_text("iteration,train,test\n1,0.2,0.4\n")
+    [file] = collect.collect(name, run, since=0)
+    taken = json.loads((tmp_path / "records" / file).read_text())
     copy = tmp_path / taken["curve"]
-    assert copy.read_bytes() == (run / "curve.csv").read_bytes()
+    assert copy.read_bytes() == (run / curve).read_bytes()
+
+
+def of(length, seed=0, deviations=(), published_length=100):
+    return {
+        "experiment": "omniglot_5way_1shot",
+        "part": "",
+        "shots": 1,
+        "iterations": length,
+        "published_iterations": published_length,
+        "deviations": list(deviations),
+        "seed": seed,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [
+        ([of(30), of(60), of(60, 1), of(50, 2)], [1, 2]),
+        ([of(60), of(100, 0, ["--meta_lr=0.01, not 0.001"])], [0]),
+        ([of(150), of(100), of(100, 1), of(99, 2)], [1, 2]),
+        ([of(99), of(200), of(150)], [2]),
+        ([of(None), of(1, 1)], [1]),
+    ],
+)
+def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
+    assert pages.chosen(found) == [found[i] for i in chosen]
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ([], "not run"),
+        ([of(30)], "partly (30%)"),
+        ([of(30), of(100, 0, ["--eval_samples=9, not 10"])], "measured"),
+        ([of(30), of(100, 0, ["--meta_lr=1, not 2"])], "partly (30%)"),
+    ],
+)
+def test_only_what_was_published_counts_as_measured(found, status):
+    assert published.status("omniglot_5way_1shot", found) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"a":', "Expecting value"),
+        ("[]", "no deviations, exp"),
+        ("3", "not iterable"),
+        ('{"experiment": "reptile_g1"}', "no deviations, paper"),
+    ],
+)
+def test_what_is_no_record_is_named(text, fault, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=f"x.json: expected .*{fault}"):
+        published.records(tmp_path)
+
+
+@pytest.mark.parametrize("length", [1, 49, 79, 80])
+def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
+    rows = [f"{i},0.5,0.25" for i in range(length)]
+    (tmp_path / "x.csv").write_text("\n".join(["iteration,train,test", *rows]))
+    found = [
+        {**of(length), "experiment": name, "curve": "x.csv", "mean": [0.25]}
+        for name in (*figures.COMBINATIONS, figures.REPTILE)
+    ]
+    found.append({**of(length), "experiment": "reptile_g2", "mean": [0.25]})
+    drawn = figures.draw(found, tmp_path)
+    names = ["reptile_combinations.png", "reptile_omniglot.png"]
+    assert [name for name, _ in drawn] == names
+    x, scores = figures._scores(found[0], tmp_path, "test", 80)
+    assert x.tolist() == [79] * (length == 80)
+    assert scores.tolist() == pytest.approx([25] * (length == 80))
 
 
 def number(value="98.7", ci95="0.4", unit="%"):
@@ -225,8 +306,8 @@ def record(iterations=100, deviations=(), diverged=0):
             float("nan"),
             float("nan"),
             record(diverged=4),
-            "not comparable, because the inner loop diverges (4 of 600 tasks "
-            "are not finite)",
+            "not comparable, because the inner loop diverges (the interval is "
+            "not finite; at some step 4 of 600 tasks are not)",
         ),
         (number(""), 98.0, 0.3, record(), "no value printed"),
     ],

@@ -58,10 +58,12 @@ def plot_methods(
         panel.set_xticks(range(updates))
         panel.grid(alpha=0.3)
     means = *published.values(), *(mean for mean, _ in curves.values())
+    scale = ""
     if all(max(mean) < 0 for mean in means):
         panels[0].set_yscale("symlog", linthresh=2)
         panels[0].set_ylim(top=0)
-    panels[0].set_ylabel("average return")
+        scale = ", logarithmic below -2"
+    panels[0].set_ylabel(f"average return{scale}")
     panels[-1].legend()
     save(figure, path)
 
