@@ -546,4 +546,4 @@ def fit(learner, data, start: int, end: int, others) -> None:
 
 def print_line(line: str) -> None:
     """Prints a line of its own over a progress bar that may be there."""
-    print(f"\r{line:<79}" if os.isatty(1) else line, flush=True)
+    files.say(f"\r{line:<79}" if os.isatty(1) else line)

@@ -8,6 +8,7 @@ run, and a checksum.
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import sys
@@ -54,9 +55,15 @@ def whole(folder: str) -> Iterator[Checkpoint]:
     """
     found, damaged = False, []
     for checkpoint in reversed(list_checkpoints(folder)):
-        if damage := _damage(checkpoint):
-            damaged.append(damage)
+        try:
+            read(checkpoint)
+        except DamagedError as error:
+            damaged.append(error)
             continue
+        except CheckpointError:
+            if os.path.lexists(checkpoint.path):
+                raise
+            continue  # A training beside this has removed it.
         _name(damaged)
         found, damaged = True, []
         yield checkpoint
@@ -71,14 +78,6 @@ def whole(folder: str) -> Iterator[Checkpoint]:
 def _name(damaged):
     for damage in damaged:
         print(f"Passed over: {damage}", file=sys.stderr)
-
-
-def _damage(checkpoint):
-    try:
-        read(checkpoint)
-    except DamagedError as error:
-        return error
-    return None
 
 
 def latest(folder: str) -> Checkpoint | None:

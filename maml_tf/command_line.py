@@ -1,5 +1,6 @@
 """What the programs share: settings from flags, and how a program ends."""
 
+import io
 import os
 import signal
 import sys
@@ -83,13 +84,20 @@ def guarded(program: str, action: Callable[[], None]) -> int:
     """Calls `action` and returns the exit status.
 
     Wrong input, data or numbers are one line that begins with the program's
-    name, and status 1; a signal is status 128 and its number.
+    name, and status 1; a signal is status 128 and its number. What a terminal
+    has no letters for is printed as codes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         action()
     except KeyboardInterrupt as interrupt:
         name = str(interrupt) or signal.SIGINT.name
-        print(f"Stopped by {name}; the same command, with --resume, continues.")
+        print(
+            f"Stopped by {name}; the same command goes on with training, with "
+            "--resume, and begins a test anew."
+        )
         return 128 + signal.Signals[name]
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)

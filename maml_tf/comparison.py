@@ -28,6 +28,8 @@ PROTOCOL = (
     "label_permutations",
 )
 """Settings of a test that both runs of `maml-tf` must have."""
+FIXED = ("num_queries", "test_rotations", "label_permutations")
+"""Those that a run of `reptile-tf` leaves no choice of."""
 
 
 class Run(NamedTuple):
@@ -41,6 +43,14 @@ class Run(NamedTuple):
     def is_reptile(self) -> bool:
         """Whether `reptile-tf` trained it."""
         return isinstance(self.config, ReptileConfig)
+
+    @property
+    def norm_statistics(self) -> str:
+        """Whose statistics batch norm takes, as `maml-tf` names it."""
+        if not self.is_reptile:
+            return self.config.norm_statistics
+        alone = "support_and_query"
+        return "queries" if self.config.transductive else alone
 
 
 class Comparison(NamedTuple):
@@ -70,11 +80,19 @@ def load(folder: str, changes: dict) -> Run:
 
     Raises:
       checkpoints.CheckpointError: if there is no whole checkpoint.
+      settings.ConfigError: for a change that the run leaves no choice of.
     """
     checkpoint = checkpoints.find(folder)
     content = checkpoints.read(checkpoint)
     settings = {**content.settings, **changes}
     if content.phase == reptile_train.PHASE:
+        for field in FIXED:
+            if field in changes:
+                raise ConfigError(
+                    f"--{field}: expected none with {folder}, a run of "
+                    "reptile-tf: tasks have 1 query a class, are not turned, "
+                    "and have one order of labels."
+                )
         config = _config(ReptileConfig, settings)
         learner = reptile_train.build_learner(config)
         # Adam's moments are part of the inner loop.
@@ -166,7 +184,9 @@ def table(found: Comparison) -> str:
 
 
 def _require_alike(a, b):
-    fields = ["datasource", "ways", "shots", "image_size"]
+    fields = ["datasource", "ways", "shots", "image_size", "image_channels"]
+    if a.config.datasource == "folder":
+        fields.append("data_dir")
     if not (a.is_reptile or b.is_reptile):
         fields += PROTOCOL
     for field in fields:
@@ -179,7 +199,7 @@ def _require_alike(a, b):
                 f"{mine!r} in {a.checkpoint.path.parent} and {other!r} in "
                 f"{b.checkpoint.path.parent}."
                 + f" --{field}=… is for both."
-                * (field in PROTOCOL)
+                * (field in (*PROTOCOL, "data_dir"))
             )
     if a.is_reptile or b.is_reptile:
         if a.config.datasource != "omniglot":
@@ -226,7 +246,10 @@ def _common_tasks(config, count, *runs):
         seed=1,
         rotate=False,
     )
-    which = f"{len(classes)} classes that both held out, not turned"
+    which = (
+        f"{len(classes)} classes that both held out, not turned; batch norm's "
+        f"statistics of {' and of '.join(run.norm_statistics for run in runs)}"
+    )
     return sampler, _words(config, f"{count} tasks, 1 query a class", which)
 
 

@@ -33,6 +33,7 @@ def adapted_copy(
       ValueError: if Keras cannot copy the model.
     """
     copy = _clone(network, support_x)
+    _freeze(copy, network)
     copy.set_weights(network.get_weights())
     places = {id(weight): i for i, weight in enumerate(network.weights)}
     for variable, value in zip(variables, values, strict=True):
@@ -55,6 +56,14 @@ def _clone(network, x):
             f"The model {network.name!r} cannot be copied ({error}). A model "
             "of a class of its own needs `get_config` and `from_config`."
         ) from error
+
+
+def _freeze(copy, network):
+    """Freezes the layers that are frozen: a class of one's own forgets them."""
+    pairs = zip(copy._flatten_layers(), network._flatten_layers(), strict=True)
+    for own, like in pairs:  # a model before its layers, which it sets, too
+        if own.trainable != like.trainable:
+            own.trainable = like.trainable
 
 
 def settle(model: keras.Model) -> None:

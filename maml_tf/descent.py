@@ -141,12 +141,12 @@ def draw_batches(
     Raises:
       ValueError: if a batch with `replacement` is larger than the set.
     """
-    if replacement and batch > examples:
+    if replacement and isinstance(examples, int) and batch > examples:
         raise ValueError(
             f"Expected mini-batches of at most the {examples} examples of a "
             f"task, drawn with replacement, got {batch}."
         )
-    rounds = steps if replacement else math.ceil(steps * batch / examples)
+    rounds = steps if replacement else -(-steps * batch // examples)
     keys = tf.random.stateless_uniform([tasks, rounds, examples], seed)
     order = tf.argsort(keys)
     if replacement:

@@ -69,8 +69,9 @@ def explain(
             "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
             f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
-            f"on the support set; {tested.queries} queries a class; intervals "
-            f"are ±1.96 · std / √{config.test_tasks}.",
+            f"on the support set; {tested.queries} queries"
+            f"{' a class' * config.is_classification}; intervals are ±1.96 · "
+            f"std / √{config.test_tasks}.",
         ]
     )
 

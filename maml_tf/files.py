@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import os
@@ -12,17 +13,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+ROOM = 1 << 18
+"""Bytes that results of a test take at most, or about."""
 
 
 def make_writable(folder: str | os.PathLike[str]) -> None:
     """Makes a folder, if need be, before anything that is to be written there.
 
     Raises:
-      OSError: if nothing can be written there.
+      OSError: if nothing can be written there, or too little.
     """
     os.makedirs(folder, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(ROOM))
+        file.flush()
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives errors of writing the file's name, which those of a full disk lack.
+
+    Raises:
+      OSError: as before, with `path` where it named none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        text = os.strerror(error.errno)
+        raise OSError(error.errno, text, os.fspath(path)) from error
 
 
 def replace_table(path: str | os.PathLike[str], rows: Iterable) -> None:
@@ -51,7 +73,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     # Unlike tempfile's, which are private, it gets the usual permissions.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(beside, "xb") as file:
+        with naming(path), open(beside, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -89,10 +111,11 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
     with _locked(path) as file:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         host = socket.gethostname()
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {host} since {started}\n")
-        file.flush()
         try:
+            with naming(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {host} since {started}\n")
+                file.flush()
             yield
         finally:
             # A disk that cannot be written to must not hide why it ends.
@@ -141,7 +164,19 @@ def tolerating(on_save_error: str) -> Iterator[None]:
     except OSError as error:
         if on_save_error == "stop":
             raise
-        print(
+        say(
             f"Not saved: {error}. Training continues, as --on_save_error says.",
             file=sys.stderr,
         )
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Prints a line; one that a full disk has no room for is lost.
+
+    Nothing depends on it, and what has to be saved says so itself.
+    """
+    try:
+        print(line, file=file, flush=True)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise

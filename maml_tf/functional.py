@@ -50,6 +50,16 @@ def require_tasks(model: keras.Model, inputs) -> None:
     require_same_examples(support_x, query_x, "B")
 
 
+def require_targets(inputs, query_y) -> None:
+    """Raises `ValueError` unless there is a target for each query."""
+    if query_y is None:
+        raise ValueError(
+            "The data: expected `((support_x, support_y, query_x), query_y)`, "
+            "found no query_y."
+        )
+    require_same_examples(inputs[2], query_y, "B, n")
+
+
 def require_same_examples(x, y, axes: str) -> None:
     """Raises `ValueError` unless x and y are of the same examples, and of some.
 
@@ -235,9 +245,23 @@ def output_spec(model: keras.Model, x):
         return tf.TensorSpec(prediction.shape, prediction.dtype)
 
     found = model.compute_output_spec(task)
+    if known and any(None in part.shape for part in tf.nest.flatten(found)):
+        found = _traced_spec(model, task)
     if isinstance(found, (list, tuple)) and len(found) == 1:
         (found,) = found  # as the call of a model returns it
     return tf.nest.map_structure(spec, found)
+
+
+def _traced_spec(model, task):
+    """Returns what a model predicts, where its layers' own words do not tell.
+
+    A layer may say `None` of the examples for the number that they are.
+    """
+    like = tf.nest.map_structure(
+        lambda part: tf.TensorSpec(part.shape, part.dtype), task
+    )
+    call = tf.function(lambda x: model(x, training=False), autograph=False)
+    return call.get_concrete_function(like).structured_outputs
 
 
 def _sum(losses):

@@ -31,7 +31,8 @@ class Legacy(NamedTuple):
     Attributes:
       network: a built Keras model with the checkpoint's weights.
       description: the architecture, in words.
-      iteration: the number at the end of its name, 0 if there is none.
+      iteration: N of the originals' names, `modelN` and `model.ckpt-N`; 0 of
+        others.
     """
 
     network: keras.Model
@@ -272,9 +273,7 @@ def _read(prefix) -> dict[str, np.ndarray]:
                 f"{prefix}{part}."
             )
     try:
-        reader = tf.train.load_checkpoint(prefix)
-        names = reader.get_variable_to_shape_map()
-        tensors = {name: reader.get_tensor(name) for name in sorted(names)}
+        tensors = _tensors(prefix)
     # The reader raises its own errors, and some of Python's.
     except Exception as error:
         raise CheckpointError(
@@ -287,6 +286,17 @@ def _read(prefix) -> dict[str, np.ndarray]:
                 f"{prefix}: expected numbers in {name}, found {tensor.dtype}."
             )
     return tensors
+
+
+def _tensors(prefix):
+    """Reads by links of plain names: to TensorFlow *, ? and [] are patterns."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = os.path.join(folder, "model")
+        for part in PARTS:
+            os.symlink(os.path.abspath(prefix + part), plain + part)
+        reader = tf.train.load_checkpoint(plain)
+        names = reader.get_variable_to_shape_map()
+        return {name: reader.get_tensor(name) for name in sorted(names)}
 
 
 def _assign(prefix, tensors, variables):
@@ -376,5 +386,7 @@ def _slots(learner):
 
 
 def _iteration(prefix):
-    digits = re.search(r"(\d+)$", os.fspath(prefix).removesuffix(".index"))
+    """Returns N of the originals' names, `modelN` and `model.ckpt-N`, or 0."""
+    name = os.path.basename(os.fspath(prefix).removesuffix(".index"))
+    digits = re.fullmatch(r"model(?:\.ckpt-)?(\d+)", name)
     return int(digits[1]) if digits else 0

@@ -92,7 +92,10 @@ class Table:
         """Appends a row to a file that has the others, or writes them all."""
         whole, self._whole = self._whole, False
         if whole and os.path.exists(self.path):
-            with open(self.path, "a", newline="") as file:
+            with (
+                files.naming(self.path),
+                open(self.path, "a", newline="") as file,
+            ):
                 file.write(_text(self.last(1), header=False))
         else:
             self._write_whole()

@@ -48,6 +48,7 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """
     _require_shape("targets", y, prediction.shape)
     y, prediction = _comparable(y, prediction)
+    y = tf.cast(y, prediction.dtype)
     return tf.reduce_mean(tf.square(prediction - y), axis=(-2, -1))
 
 
@@ -121,12 +122,14 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     """
     if isinstance(loss, (list, tuple, dict)):
         return _sum_of(loss, task_axes)
-    reduce = tf.reduce_mean
+    reduce = _mean
+    if inspect.isclass(loss):
+        loss = loss()
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     is_sparse = _takes_labels(loss)
     if isinstance(loss, keras.Loss):
-        reduce = tf.reduce_sum if loss.reduction == "sum" else reduce
+        reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
         loss = loss.call
     if not callable(loss):
         raise ValueError(
@@ -141,6 +144,16 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
 
     return task_loss
+
+
+def _mean(values, axis):
+    """Returns means over axes, of what `ignore_class` leaves if it is given."""
+    kept = getattr(values, "_keras_mask", None)
+    if kept is None:
+        return tf.reduce_mean(values, axis)
+    kept = tf.cast(kept, values.dtype)
+    count = tf.reduce_sum(kept, axis)
+    return tf.math.divide_no_nan(tf.reduce_sum(values * kept, axis), count)
 
 
 def with_penalty(loss: Loss, task_axes: int) -> Callable:
@@ -203,10 +216,11 @@ def mean_of_tasks(each: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     """
     if weight is None:
         return tf.reduce_mean(each)
-    if not weight.shape.is_compatible_with(each.shape):
+    found = [list(part.shape) for part in tf.nest.flatten(weight)]
+    if len(found) != 1 or not each.shape.is_compatible_with(found[0]):
         raise ValueError(
             "sample_weight: expected one for each task where no loss is "
-            f"compiled, found the shape {list(weight.shape)}."
+            f"compiled, found the shape {', '.join(map(str, found))}."
         )
     return tf.reduce_mean(each * tf.cast(weight, each.dtype))
 
@@ -216,12 +230,13 @@ def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
 
     Keras itself would take them for weights of examples where it can.
     """
-    if weight is None or len(weight.shape) != 1:
+    found = [part.shape for part in tf.nest.flatten(weight) if part is not None]
+    if all(len(shape) != 1 for shape in found):
         return weight
     if isinstance(loss, (list, tuple, dict)):
         raise ValueError(
             "sample_weight: expected none with a loss for each output, or a "
-            f"weight for each example, found {list(weight.shape)}."
+            f"weight for each example, found {list(found[0])}."
         )
     loss = keras.losses.get(loss)
     values = getattr(loss, "call", loss)(*_comparable(y, prediction))

@@ -14,10 +14,14 @@ from maml_tf import (
     legacy,
     main_flags,
     plots,
+    records,
     train,
 )
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
+
+COMPARED = ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
+"""Settings that a comparison may have otherwise than training."""
 
 flags.DEFINE_string(
     "datasource", "sinusoid", "sinusoid, omniglot, miniimagenet or folder"
@@ -221,14 +225,24 @@ def config_from_flags(
 def parse(argv: list[str]) -> list[str]:
     """Parses a command line into the flags, and returns what is no flag.
 
-    What is wrong with it ends the program, as in `command_line.guarded`.
+    What is wrong with it ends the program, as in `command_line.guarded`, and
+    so does a call for help: absl's own lists the flags of a main program alone,
+    which the installed command is not.
     """
+    if main_flags.asks_for_help(argv[1:]):
+        print(f"{__doc__}\n{flags.FLAGS.module_help(_module())}")
+        sys.exit(0)
     rest = []
     if status := command_line.guarded(
         "maml-tf", lambda: rest.extend(_parsed(argv))
     ):
         sys.exit(status)
     return rest
+
+
+def _module():
+    """Returns absl's name of the module that has defined these flags."""
+    return flags.FLAGS.find_module_defining_flag("datasource")
 
 
 def _parsed(argv):
@@ -301,7 +315,7 @@ def _report(config, curve):
             {f"K = {config.shots}": interval}, f"{stem}.png", metric + unit
         )
         if not config.is_classification:
-            panel = train.sinusoid_panel(config)
+            panel = records.read(f"{stem}.json")["panel"]
             panels = {f"K = {config.shots}": panel}
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
@@ -312,14 +326,16 @@ def _compare(folders):
         raise ConfigError(
             f"--compare: expected two run folders, got {len(folders)}."
         )
-    for name in ("select", "test_iter", "plot"):
-        if flags.FLAGS[name].present:
-            raise ConfigError(f"--{name}: expected none with --compare.")
-    given = {
-        field: flags.FLAGS[Config.flag_name(field)].value
-        for field in ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
-        if flags.FLAGS[Config.flag_name(field)].present
+    present = {
+        flag.name: flag.value
+        for flag in flags.FLAGS.get_flags_for_module(_module())
+        if flag.present
     }
+    fields = {Config.flag_name(field): field for field in COMPARED}
+    for name in present:
+        if name not in (*fields, "compare", "test_tasks"):
+            raise ConfigError(f"--{name}: expected none with --compare.")
+    given = {fields[k]: v for k, v in present.items() if k in fields}
     runs = [comparison.load(folder, given) for folder in folders]
     for name, run in zip("AB", runs, strict=True):
         print(f"{name}  {run.checkpoint.path}", flush=True)

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 
-from absl import app
+from absl import app, flags
 
 from maml_tf import cores, plots, train
 from maml_tf import main as command_line
+from maml_tf.settings import ConfigError
 
 PAPER = {
     "MAML": {1: 0.67, 5: 0.38, 10: 0.35},
@@ -45,7 +46,16 @@ def table(curves, paper) -> str:
 
 
 def run_quickstart(config) -> None:
-    """Trains both, prints a table for 5 and 10 shots, draws Figure 2."""
+    """Trains both, prints a table for 5 and 10 shots, draws Figure 2.
+
+    Raises:
+      settings.ConfigError: for other tasks, or something else to do.
+    """
+    if config.datasource != "sinusoid":
+        config.refuse("datasource", "sinusoid in the quickstart")
+    for name in ("explain", "check_data", "export_checkpoint", "compare"):
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name}: expected none in the quickstart.")
     cores.share_unless_started(config.meta_batch_size)
     runs = configurations(config)
     for label, run in runs.items():

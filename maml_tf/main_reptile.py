@@ -169,9 +169,10 @@ def _report(config, scores):
     stem = reptile_train.result_stem(config)
     print(f"Written: {stem}.csv")
     if config.plot:
-        plots.plot_training(
-            reptile_train.smooth_curves(config), f"{stem}_curve.png", name
-        )
+        if curves := reptile_train.smooth_curves(config):
+            plots.plot_training(curves, f"{stem}_curve.png", name)
+        else:
+            print(f"No curve of training: {config.folder} has no scores of it.")
         if not config.is_classification:
             panels = dict(reptile_train.sinusoid_panels(config))
             plots.plot_sinusoids(panels, f"{stem}_fits.png")

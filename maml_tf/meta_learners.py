@@ -22,7 +22,7 @@ from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.losses import Loss, TaskLoss
 from maml_tf.saving import Learner, register
-from maml_tf.seeds import fold
+from maml_tf.seeds import fold, updates
 from maml_tf.selection import Selection, select
 from maml_tf.tied import tie
 
@@ -271,7 +271,9 @@ class MAML(Learner):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         (loss, gradients), predictions = self.meta_gradient(data)
-        self._loss_tracker.update_state(loss * replicas.count())
+        self._loss_tracker.update_state(
+            loss * replicas.count(), sample_weight=shapes.leading(x)
+        )
         self.apply_gradients(gradients)
         return self.compute_metrics(x, y, predictions, weight)
 
@@ -424,7 +426,7 @@ class MAML(Learner):
     def _seeds(self, inputs, training):
         """Returns a seed for each task `[B, 2]`, others in every update."""
         compiled = training and self.optimizer is not None
-        update = self.optimizer.iterations if compiled else -1
+        update = updates(self.optimizer) if compiled else -1
         seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
         tasks = shapes.leading(inputs) * replicas.count()
         return replicas.own(tf.random.split(tf.stack(seed), tasks))
@@ -497,11 +499,13 @@ class MAML(Learner):
 
         Of R replicas each has 1 / R of it: Keras adds their gradients.
         """
+        functional.require_targets(x, y)
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
         if self.loss is None:
             each = losses.per_task(self.inner_loss, 1)(y, y_pred)
             loss = losses.mean_of_tasks(each, sample_weight) / replicas.count()
+            loss = tf.cast(loss, keras.config.floatx())
         else:
             weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
             loss = super().compute_loss(x, y, y_pred, weight, training)

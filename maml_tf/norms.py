@@ -201,7 +201,7 @@ class NormalizedConv2D(_Summing):
             x, kernel.shape[1:3], (self.strides,) * 2, (1, 1), "same"
         )
         k = tf.reshape(kernel, [-1, p.shape[-1], self.filters])
-        examples = _measured[0] or shape[1]
+        examples = shape[1] if _measured[0] is None else _measured[0]
         parts = examples * shape[2]  # the rows of their outputs
         measured = p[:, : parts * shape[3]]
         m = _mean_product(tf.ones_like(measured[..., :1]), measured, parts)

@@ -7,7 +7,7 @@ Each function returns predictions `[(B,) T, …]` and penalties `[(B)]`, as
 
 import tensorflow as tf
 
-from maml_tf import norms
+from maml_tf import norms, shapes
 
 _map = tf.nest.map_structure
 
@@ -29,7 +29,7 @@ def alone(apply_fn, phi, support_x, query_x, axis, dtypes):
       axis: of the examples, 0 or 1.
       dtypes: of predictions and penalties.
     """
-    queries = tf.nest.flatten(query_x)[0].shape[axis]
+    queries = _count(query_x, axis)
 
     def predict(t):
         def company(support, query):
@@ -44,16 +44,24 @@ def alone(apply_fn, phi, support_x, query_x, axis, dtypes):
     predictions, penalties = tf.map_fn(
         predict, tf.range(queries), fn_output_signature=dtypes
     )
-    predictions = _map(
-        lambda p: tf.stack(tf.unstack(p, queries), axis), predictions
-    )
+    if axis:
+        predictions = _map(_tasks_first, predictions)
     return predictions, tf.reduce_mean(penalties, 0)
+
+
+def _count(x, axis):
+    return shapes.sizes(tf.nest.flatten(x)[0])[axis]
+
+
+def _tasks_first(p):
+    """[T, B, …] → [B, T, …]."""
+    return tf.transpose(p, [1, 0, *range(2, len(p.shape))])
 
 
 def by_support(apply_fn, phi, support_x, query_x, axis, dtypes):
     """Predicts queries with the statistics of the support set."""
     del dtypes
-    support = tf.nest.flatten(support_x)[0].shape[axis]
+    support = _count(support_x, axis)
     both = _map(lambda s, q: tf.concat([s, q], axis), support_x, query_x)
     with norms.statistics_of_first(support):
         predictions, penalty = apply_fn(phi, both)

@@ -18,8 +18,8 @@ from maml_tf.checks import at_least, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
-from maml_tf.seeds import fold
-from maml_tf.shapes import leading
+from maml_tf.seeds import fold, updates
+from maml_tf.shapes import leading, sizes
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
 
@@ -153,7 +153,7 @@ class Reptile(Learner):
                 variable.assign(value)
         mean = change / replicas.count()  # Keras adds those of all replicas.
         self.apply_gradients(descent.unravel(-mean, self._shapes))
-        self._loss_tracker.update_state(loss)
+        self._loss_tracker.update_state(loss, sample_weight=leading(x))
         return {"loss": self._loss_tracker.result()}
 
     def get_metrics_result(self):
@@ -388,14 +388,14 @@ class Reptile(Learner):
     def _seed(self, training):
         """Returns a seed `[2]`, another for each meta-update."""
         compiled = training and self.optimizer is not None
-        update = self.optimizer.iterations if compiled else -1
+        update = updates(self.optimizer) if compiled else -1
         return tf.stack(
             [tf.cast(part, tf.int64) for part in (self.seed, update)]
         )
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        examples = tf.nest.flatten(y)[0].shape[1]
+        examples = sizes(tf.nest.flatten(y)[0])[1]
         batches = descent.draw_batches(
             seed,
             leading(y) * replicas.count(),

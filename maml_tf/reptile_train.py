@@ -1,6 +1,5 @@
 """Runs one Reptile configuration: builds, trains, resumes and evaluates."""
 
-import csv
 import functools
 import math
 import os
@@ -22,6 +21,7 @@ from maml_tf import (
     files,
     inner_optimizers,
     legacy,
+    logs,
     losses,
     models,
     omniglot,
@@ -275,6 +275,7 @@ def train(config: ReptileConfig) -> None:
     with run.entered():
         if imported is not None:
             run.save(learner, PHASE, imported)
+            print(f"Imported: {config.import_checkpoint}, of step {imported}")
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, curves, learner)
@@ -474,18 +475,19 @@ def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
     """Returns the curves of training for `plots.plot_training`, by part.
 
     Single tasks are noisy: each value is the mean of up to `window` scores.
+    There are none where the folder has no scores, of an imported checkpoint.
     """
-    with open(os.path.join(config.folder, "curve.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = logs.read_rows(os.path.join(config.folder, "curve.csv"))
     window = min(window, len(rows))
-    iterations = np.array([int(row["iteration"]) for row in rows])
-    weights = np.ones(window) / window
+    iterations = np.array([row["iteration"] for row in rows])
+    weights = np.ones(window) / max(window, 1)
     return {
         part: (
             iterations[window - 1 :],
-            np.convolve([float(row[part]) for row in rows], weights, "valid"),
+            np.convolve([row[part] for row in rows], weights, "valid"),
         )
         for part in curve_parts(config)
+        if rows
     }
 
 

@@ -22,12 +22,12 @@ def leading(data):
 
 def merge(x) -> tf.Tensor:
     """[B, n, …] → [B·n, …]."""
-    return tf.reshape(x, [-1, *x.shape[2:]])
+    return tf.reshape(x, [-1, *sizes(x)[2:]])
 
 
 def split(y, like) -> tf.Tensor:
     """[B·n, …] → [B, n, …], with B and n those of `like`."""
-    return tf.reshape(y, [*sizes(like)[:2], *y.shape[1:]])
+    return tf.reshape(y, [*sizes(like)[:2], *sizes(y)[1:]])
 
 
 def with_tasks(value, shape: Sequence[int]) -> tf.Tensor:

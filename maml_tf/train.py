@@ -232,6 +232,7 @@ def train(config: Config) -> str:
     with run.entered():
         if imported is not None:
             run.save(learner, "imported", imported)
+            print(f"Imported: {config.import_checkpoint}, of step {imported}")
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, learner)
@@ -249,6 +250,8 @@ def _train(run, data, learner):
     run.describe(_explanation(config, learner))
     engine = learner.engine_for(_inputs_spec(config, learner))
     print(explanations.header(config, network, engine))
+    if done is not None and done.iteration >= sum(config.phases):
+        print(f"Nothing to train: {done.path} is of iteration {done.iteration}")
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations

@@ -81,8 +81,20 @@ def test_refuses_folders_that_are_none(runs, capsys, tmp_path):
     assert "expected a checkpoint" in refused(capsys, runs[0], tmp_path)
 
 
-@pytest.mark.parametrize("flag", ["--select=latest", "--test_iter=100"])
-def test_refuses_a_choice_of_checkpoint(flag, runs, capsys):
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--select=latest",
+        "--test_iter=100",
+        "--plot=True",
+        "--explain=True",
+        "--export_checkpoint=x",
+        "--update_lr=5",
+        "--datasource=omniglot",
+        "--strategy=none",
+    ],
+)
+def test_refuses_flags_that_it_would_not_heed(flag, runs, capsys):
     name = flag.partition("=")[0]
     assert f"{name}: expected none" in refused(capsys, *runs, flag)
 
@@ -138,6 +150,16 @@ def unlike(config):
             "same image_size",
         ),
         (
+            Config(datasource="folder", data_dir="a"),
+            Config(datasource="folder", data_dir="b"),
+            "same data_dir, found 'a' in run and 'b' in run. --data_dir=…",
+        ),
+        (
+            Config(datasource="folder", image_channels=1),
+            Config(datasource="folder"),
+            "same image_channels",
+        ),
+        (
             Config(),
             ReptileConfig(datasource="sinusoid"),
             "expected --datasource=omniglot with a run of reptile-tf",
@@ -147,6 +169,19 @@ def unlike(config):
 def test_refuses_runs_that_do_not_fit(a, b, message):
     with pytest.raises(ConfigError, match=message):
         comparison.compare(unlike(a), unlike(b))
+
+
+@pytest.mark.parametrize(
+    "field", ["num_queries", "test_rotations", "label_permutations"]
+)
+def test_refuses_what_a_run_of_reptile_leaves_no_choice_of(
+    field, tmp_path, monkeypatch
+):
+    content = checkpoints.Content(reptile_train.PHASE, {}, {})
+    monkeypatch.setattr(comparison.checkpoints, "find", lambda folder: None)
+    monkeypatch.setattr(comparison.checkpoints, "read", lambda found: content)
+    with pytest.raises(ConfigError, match=f"--{field}: expected none with x"):
+        comparison.load("x", {field: 2})
 
 
 def test_ways_of_sinusoids_do_not_matter(runs):
@@ -204,6 +239,8 @@ def test_runs_of_two_programs_are_compared_on_what_both_held_out(monkeypatch):
         found = comparison.compare(*pair, 3)
         assert starts == [20 * number for number in range(2, 8)]
         assert "6 classes that both held out" in found.tasks
+        assert "statistics of " in found.tasks
+        assert {"queries", "support_and_query"} <= set(found.tasks.split())
         assert found.a.shape == found.b.shape == (3, 1)
         for run_, ink in zip(runs, (0, 1), strict=True):
             assert run_.learner.ink.numpy().tolist() == [ink] * 2

@@ -254,3 +254,43 @@ def test_a_class_of_ones_own_that_cannot_be_copied_is_named():
     support_x, support_y, _ = data()
     with pytest.raises(ValueError, match="get_config"):
         maml(network, engine="looped").adapt(support_x[0], support_y[0])
+
+
+class Frozen(keras.Model):
+    """A model of a class of its own; `from_config` makes it anew."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.norm = layers.BatchNormalization()
+        self.inner = mlp()
+        self.out = layers.Dense(WAYS)
+
+    def call(self, x, training=False):
+        return self.out(self.inner(self.norm(x, training=training)))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_is_frozen_stays_so(nested):
+    network = Frozen()
+    network.build((None, 4))
+    network.norm.trainable = False
+    network.inner.layers[0].trainable = False
+    network.norm.moving_mean.assign([9.0] * 4)
+    if nested:
+        inputs = keras.Input([4])
+        network = keras.Model(inputs, network(inputs))
+    x = np.random.default_rng(0).normal(size=[6, 4])
+    y = np.arange(6) % WAYS
+    learner = maml(network, engine="looped")
+    adapted = learner.adapt(x, y)
+    [norm] = [
+        layer
+        for layer in adapted._flatten_layers()
+        if isinstance(layer, layers.BatchNormalization)
+    ]
+    np.testing.assert_array_equal(norm.moving_mean, [9.0] * 4)
+    assert [v.shape for v in adapted.trainable_variables] == [
+        v.shape for v in network.trainable_variables
+    ]
+    expected = learner.adapt_and_predict(x[None], y[None], x[None])[0]
+    np.testing.assert_allclose(adapted(x), expected, 1e-4, 1e-5)

@@ -1,5 +1,6 @@
 """A file is whole or absent; nothing else ever lies beside it."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -86,3 +87,38 @@ def test_permissions_are_the_usual_ones(tmp_path):
     (tmp_path / "usual").touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+@pytest.fixture
+def full():
+    """A file on a disk that is full."""
+    file = open("/dev/full", "w")
+    yield file
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def test_a_full_disk_is_named():
+    with pytest.raises(OSError, match="No space left.*'some/file'") as raised:
+        with files.naming("some/file"), open("/dev/full", "w") as file:
+            file.write("x")
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("x"), FileNotFoundError(errno.ENOENT, "x", "other")]
+)
+def test_other_errors_stay(error):
+    with pytest.raises(OSError) as raised, files.naming("some/file"):
+        raise error
+    assert raised.value is error
+
+
+def test_a_file_that_is_replaced_on_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match="'.*/file'"):
+        with files.replacing(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_line_on_a_full_disk_is_lost_and_no_more(full):
+    files.say("x", file=full)

@@ -416,3 +416,31 @@ def test_optimizer_tensors_of_a_maml_run_are_left_out(good):
     write(good, values)
     legacy.restore(good, maml(models.omniglot_conv(5, 4)))
     shutil.rmtree(good.parent)
+
+
+def test_a_name_may_look_like_a_pattern(tmp_path):
+    prefix = tmp_path / "[x] *? %s" / "model7"
+    prefix.parent.mkdir()
+    network = models.sinusoid_mlp(1)
+    legacy.save(prefix, maml(network))
+    loaded = legacy.load(prefix)
+    assert loaded.iteration == 7
+    for ours, theirs in zip(
+        network.get_weights(), loaded.network.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "iteration"),
+    [
+        ("model59000", 59000),
+        ("model59000.index", 59000),
+        ("model.ckpt-100000", 100000),
+        ("model5/weights3", 0),
+        ("run1", 0),
+        ("old_model7", 0),
+    ],
+)
+def test_only_the_originals_names_tell_an_iteration(name, iteration):
+    assert legacy._iteration(name) == iteration

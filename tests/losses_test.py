@@ -78,3 +78,37 @@ def test_a_class_that_is_ignored_is_no_wrong_label():
     loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
     y, predictions = tf.constant([[-1, 0]]), tf.zeros([1, 2, 2])
     assert np.isfinite(losses.per_task(loss, 1)(y, predictions)).all()
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_a_class_that_is_ignored_does_not_count(reduction):
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=2, reduction=reduction
+    )
+    y = np.array([[0, 1, 2, 2], [1, 0, 1, 0], [2, 0, 2, 2]])
+    logits = np.random.default_rng(0).normal(size=[3, 4, 3])
+    found = losses.per_task(loss, 1)(*map(tf.constant, (y, logits)))
+    expected = [loss(*task) for task in zip(y, logits, strict=True)]
+    np.testing.assert_allclose(found, expected, 1e-5)
+
+
+def test_a_task_of_which_all_is_ignored_has_no_loss():
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=2
+    )
+    y, logits = tf.fill([2, 3], 2), tf.zeros([2, 3, 3])
+    np.testing.assert_array_equal(losses.per_task(loss, 1)(y, logits), [0, 0])
+
+
+def test_a_class_of_losses_is_one_of_its_own():
+    y, prediction = np.random.default_rng(0).normal(size=[2, 3, 4, 1])
+    found = losses.per_task(keras.losses.MeanSquaredError, 1)(y, prediction)
+    np.testing.assert_allclose(
+        found, ((y - prediction) ** 2).mean((1, 2)), 1e-5
+    )
+
+
+def test_targets_may_be_integers():
+    y, prediction = np.array([[1], [3]]), np.array([[1.0], [2.0]])
+    found = losses.mean_squared_error(tf.constant(y), tf.constant(prediction))
+    np.testing.assert_allclose(found, 0.5)

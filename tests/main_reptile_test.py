@@ -274,7 +274,12 @@ def test_legacy_checkpoints_go_out_and_in(images, tmp_path, capsys):
     assert run(second, *line, "--pretrained") == 0
     assert rows(second / "evaluation.csv") == rows(first / "evaluation.csv")
     assert not list(second.glob("model*"))
+    capsys.readouterr()
+    assert run(second, *line, "--pretrained", "--plot") == 0
+    assert f"No curve of training: {second}" in capsys.readouterr().out
+    assert not list(second.glob("*.png"))
     assert run(second, *line, "--meta-iters=5") == 0
+    assert f"Imported: {prefix}, of step 3" in capsys.readouterr().out
     assert {p.stem for p in second.glob("model*")} == {"model3", "model5"}
     ours, theirs = (
         checkpoints.read(checkpoints.find(folder, 3)).arrays

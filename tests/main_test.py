@@ -15,7 +15,14 @@ from absl import flags
 from absl.testing import flagsaver
 from command_lines import parse, run
 
-from maml_tf import callbacks, checkpoints, main, omniglot, train
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    main,
+    main_quickstart,
+    omniglot,
+    train,
+)
 
 SHORT = ("--norm=None", "--meta_batch_size=2", "--nolog")
 META = (*SHORT, "--metatrain_iterations=400")
@@ -626,6 +633,11 @@ def test_training_goes_on_from_an_imported_checkpoint(
 ):
     line = *SHORT, "--metatrain_iterations=300", f"--logdir={tmp_path}"
     assert run(*line, f"--import_checkpoint={exported}") == 0
+    assert f"Imported: {exported}, of step 100" in capsys.readouterr().out
+    assert run(*line, f"--import_checkpoint={exported}") == 0
+    out = capsys.readouterr().out
+    assert "Imported" not in out
+    assert "Nothing to train: " in out and "300" in out
     [folder] = tmp_path.iterdir()
     assert {p.stem for p in folder.glob("model*")} == {"model100", "model300"}
     first, second = (
@@ -673,3 +685,30 @@ def test_refuses_a_legacy_checkpoint_that_is_not_there(capsys, tmp_path):
     prefix = tmp_path / "nothing"
     line = *META, f"--import_checkpoint={prefix}"
     assert str(prefix) in refused(capsys, tmp_path / "logs", *line)
+
+
+def test_help_lists_all_flags(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.parse(["maml-tf", "--help"])
+    assert ended.value.code in (0, None)
+    out = capsys.readouterr().out
+    for name in ("datasource", "update_lr", "strategy", "dtype_policy"):
+        assert f"--{name}:" in out
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--datasource=omniglot", "--datasource: expected sinusoid in"),
+        ("--explain", "--explain: expected none in the quickstart"),
+        ("--export_checkpoint=x", "--export_checkpoint: expected none"),
+    ],
+)
+def test_the_quickstart_refuses_what_it_does_not_do(
+    flag, message, tmp_path, capsys
+):
+    with flagsaver.flagsaver():
+        parse(flag, f"--logdir={tmp_path / 'x'}")
+        assert main_quickstart.main(["quickstart"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

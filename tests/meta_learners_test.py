@@ -481,3 +481,115 @@ def test_lists_of_numbers_are_arrays():
         learner.adapt_and_predict([x], [y], [x]),
         learner.adapt_and_predict(*(a[None] for a in (*arrays, arrays[0]))),
     )
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_tasks():
+    """The last batch may be of fewer tasks."""
+    network, loss, (x, y) = sinusoid()
+    learner = MAML(network, loss, inner_lr=0.1)
+    learner.compile(keras.optimizers.SGD(0.0), loss)
+    options = {"shuffle": False, "verbose": 0}
+    parts = learner.fit(x, y, batch_size=2, **options).history["loss"]
+    whole = learner.fit(x, y, batch_size=TASKS, **options).history["loss"]
+    np.testing.assert_allclose(parts, whole, 1e-5)
+
+
+def test_accumulated_gradients_are_of_other_dropout():
+    network, loss, (x, y) = sinusoid()
+    learner = MAML(network, loss, inner_lr=0.1)
+    sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    learner.compile(sgd, loss)
+    seeds = []
+    for _ in range(4):
+        seeds.append(learner._seeds(x, training=True).numpy().tobytes())
+        learner.train_on_batch(x, y)
+    assert len(set(seeds)) == 4
+
+
+class Rows(keras.layers.Layer):
+    """A layer that says of its examples what many say: `None`."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight((shape[-1], 2))
+
+    def call(self, x):
+        return x @ self.kernel
+
+    def compute_output_shape(self, shape):
+        return (None, 2)
+
+
+def test_a_layer_need_not_tell_the_number_of_examples():
+    network = keras.Sequential([keras.Input([1]), Rows()])
+    x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
+    data = (x, np.tile(y, 2), x), np.tile(y, 2)
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    learner.compile("sgd", "mse")
+    learner.fit(*data, verbose=0)
+    assert learner.predict(data[0], verbose=0).shape == (TASKS, 4, 2)
+
+
+@pytest.mark.parametrize("loss", [None, "mse"])
+def test_a_network_in_float64_is_trained_as_any(loss):
+    with models.dtype_policy("float64"):
+        network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    learner.compile("sgd", loss)
+    before = network.get_weights()
+    learner.fit((x, y, x), y, verbose=0)
+    assert (network.get_weights()[0] != before[0]).all()
+    assert network.get_weights()[0].dtype == "float64"
+
+
+def two_outputs():
+    inputs = keras.Input([1])
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in "ab"}
+    learner = MAML(
+        keras.Model(inputs, outputs), {"a": "mse", "b": "mse"}, inner_lr=0.1
+    )
+    learner.compile("sgd", {"a": "mse", "b": "mse"})
+    x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
+    return learner, (x, {"a": y, "b": y}, x), {"a": y, "b": 2 * y}
+
+
+def test_examples_of_several_outputs_have_weights():
+    learner, x, y = two_outputs()
+    ones, zeros = np.ones([TASKS, 4]), np.zeros([TASKS, 4])
+    weighted = [
+        learner.evaluate(
+            x, y, sample_weight=weight, verbose=0, return_dict=True
+        )["loss"]
+        for weight in (
+            {"a": ones, "b": zeros},
+            {"a": zeros, "b": ones},
+            {"a": ones, "b": ones},
+        )
+    ]
+    np.testing.assert_allclose(weighted[0] + weighted[1], weighted[2], 1e-5)
+    assert len(set(weighted)) == 3
+    learner.fit(x, y, sample_weight={"a": ones, "b": zeros}, verbose=0)
+
+
+def test_tasks_of_several_outputs_have_none():
+    learner, x, y = two_outputs()
+    with pytest.raises(ValueError, match="sample_weight: expected none with a"):
+        learner.fit(x, y, sample_weight=np.ones(TASKS), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fragment"),
+    [
+        ((TASKS, 1, 1), "same leading axes"),
+        ((TASKS, 5, 1), "same leading axes"),
+    ],
+)
+def test_refuses_another_number_of_targets_than_queries(shape, fragment):
+    network, loss, (x, _) = sinusoid()
+    learner = MAML(network, loss, inner_lr=0.1)
+    learner.compile("sgd", "mse")
+    for method in (learner.fit, learner.evaluate):
+        with pytest.raises(ValueError, match=fragment):
+            method(x, np.zeros(shape), verbose=0)
+        with pytest.raises(ValueError, match="found no query_y"):
+            method(x, verbose=0)

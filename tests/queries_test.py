@@ -106,3 +106,35 @@ def test_the_measured_examples_are_forgotten_after_an_error():
     x = tf.constant([[0.0], [2.0]])
     y = norms.BatchStatisticsNorm(epsilon=0.0)(x)
     np.testing.assert_allclose(y, [[-1.0], [1.0]])
+
+
+def sets(support, queries, features, tasks=2):
+    rng = np.random.default_rng(support)
+    x, query = (
+        rng.random([tasks, n, *features], "float32") for n in (support, queries)
+    )
+    return x, np.tile(np.arange(support) % 2, (tasks, 1)), query
+
+
+@pytest.mark.parametrize("way", ["queries", "support_and_query", "support"])
+@pytest.mark.parametrize(
+    ("make", "features"),
+    [
+        (lambda: models.omniglot_conv(2, 2), (28, 28, 1)),
+        (lambda: models.omniglot_mlp(2), (28, 28, 1)),
+    ],
+    ids=["conv", "mlp"],
+)
+def test_one_learner_takes_sets_of_several_sizes(way, make, features, engine):
+    """From the second on Keras traces with sizes that are not known."""
+    made = learner(way, engine, make(), steps=1)
+    made.compile("sgd", losses.CrossEntropy(1))
+    for sizes in ((2, 3), (4, 5), (6, 2)):
+        data = sets(*sizes, features)
+        found = made.predict(data, verbose=0)
+        expected = made.adapt_and_predict(*data)
+        np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
+        labels = np.zeros(data[2].shape[:2], "int32")
+        score = made.evaluate(data, labels, verbose=0, return_dict=True)
+        mean = np.mean(losses.CrossEntropy(1)(labels, expected))
+        np.testing.assert_allclose(score["loss"], mean, 1e-3)

@@ -243,3 +243,52 @@ def test_dropout_draws_anew_in_every_step(engine, float64):
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         learner(**options)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize("transductive", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Reptile, {"inner_batch": None}),
+        (Reptile, {"inner_batch": 3}),
+        (Reptile, {"inner_batch": 2, "replacement": True}),
+        (FOML, {"inner_batch": 3}),
+    ],
+)
+def test_one_learner_takes_sets_of_several_sizes(
+    engine, transductive, kind, options
+):
+    """From the second on Keras traces with sizes that are not known."""
+    made = learner(kind, engine=engine, transductive=transductive, **options)
+    rng = np.random.default_rng(0)
+    for support, queries in ((4, 3), (6, 2), (5, 4)):
+        x, y = rng.normal(size=(2, 2, support, 1))
+        query = rng.normal(size=(2, queries, 1))
+        found = made.predict((x, y, query), verbose=0)
+        expected = made.adapt_and_predict(x, y, query)
+        np.testing.assert_allclose(found, expected, 1e-4, 1e-5)
+        made.fit(x, y, verbose=0)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_tasks():
+    """The last batch may be of fewer tasks."""
+    x, y = np.random.default_rng(0).normal(size=(2, 5, POINTS, 1))
+    made = [learner(inner_batch=None, meta_step=0.0) for _ in range(2)]
+    whole, parts = (
+        each.fit(x, y, batch_size=size, shuffle=False, verbose=0)
+        for each, size in zip(made, (5, 3), strict=True)
+    )
+    np.testing.assert_allclose(
+        *(h.history["loss"] for h in (whole, parts)), 1e-5
+    )
+
+
+def test_accumulated_gradients_are_of_other_mini_batches():
+    made = learner()
+    made.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    seeds = []
+    for _ in range(4):
+        seeds.append(tuple(made._seed(True).numpy()))
+        made.train_on_batch(*data())
+    assert len(set(seeds)) == 4

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ from snapshots import snapshot
 from maml_tf import (
     callbacks,
     checkpoints,
+    command_line,
     files,
     logs,
     reptile_train,
@@ -49,6 +51,24 @@ def _often(monkeypatch):
 def trains(logdir, iterations, *more):
     length = f"--metatrain_iterations={iterations}"
     return run(*SHORT, length, f"--logdir={logdir}", *more)
+
+
+def test_a_checkpoint_that_a_training_beside_removes_is_passed_over(tmp_path):
+    trains(tmp_path, 300)
+    [folder] = tmp_path.glob("cls_*")
+    found = checkpoints.whole(folder)
+    assert next(found).iteration == 300
+    (folder / "model200.npz").unlink()
+    assert [checkpoint.iteration for checkpoint in found] == [100]
+
+
+def test_a_stream_without_the_letters_prints_codes(monkeypatch):
+    """A terminal may be of another encoding, which is no reason to end."""
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "latin-1"))
+    assert command_line.guarded("x", lambda: print("α ×")) == 0
+    sys.stdout.flush()
+    assert printed.getvalue() == b"\\u03b1 \xd7\n"
 
 
 def content(logdir, iteration):

@@ -147,6 +147,30 @@ def test_a_signal_ends_the_commands_and_nothing_else(
     assert len([*tmp_path.glob("begun.*")]) == count  # None was tried again.
 
 
+def test_ctrl_c_comes_once(tmp_path):
+    """A second signal would end a training before it has saved."""
+    told = tmp_path / "told"
+    command = (
+        "import signal, sys, time\n"
+        f"told = open({str(told)!r}, 'w', buffering=1)\n"
+        "for s in signal.SIGINT, signal.SIGTERM:\n"
+        "    signal.signal(s, lambda n, _: print(n, file=told))\n"
+        "print('begun', file=told)\n"
+        "time.sleep(1.5)\n"
+        "sys.exit(1)\n"
+    )
+    process = subprocess.Popen(
+        [TOOLS / "supervise.sh", sys.executable, "-c", command],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+    )
+    while not told.exists() or not told.read_text():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    assert process.wait(20) == 130
+    assert told.read_text().split() == ["begun", str(signal.SIGTERM.value)]
+
+
 def test_local_workers_are_told_apart(tmp_path):
     note = 'echo "$TF_CONFIG" >> ' + str(tmp_path / "$$")
     done = run(TOOLS / "local_workers.sh", "2", "sh", "-c", note)

@@ -6,7 +6,7 @@
 # It gives up after TRIES times (default 100), with PAUSE seconds between them
 # (default 5). Training goes on from its latest checkpoint each time. SIGINT and
 # SIGTERM end the command, which saves first, and this.
-set -uo pipefail
+set -muo pipefail  # A terminal's Ctrl-C comes to this alone, not to both.
 
 stop() {
   kill -TERM "$child" 2> /dev/null
@@ -21,6 +21,8 @@ for try in $(seq "${TRIES:-100}"); do
   wait "$child" && exit 0
   status=$?
   echo "supervise: status $status in try $try." >&2
-  sleep "${PAUSE:-5}"
+  sleep "${PAUSE:-5}" &
+  child=$!
+  wait "$child"
 done
 exit "$status"
