@@ -272,7 +272,7 @@ class Frozen(keras.Model):
 @pytest.mark.parametrize("nested", [False, True])
 def test_what_is_frozen_stays_so(nested):
     network = Frozen()
-    network.build((None, 4))
+    network(np.zeros([1, 4]))
     network.norm.trainable = False
     network.inner.layers[0].trainable = False
     network.norm.moving_mean.assign([9.0] * 4)

@@ -534,7 +534,7 @@ def test_a_network_in_float64_is_trained_as_any(loss):
     with models.dtype_policy("float64"):
         network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
-    learner = MAML(network, "mse", inner_lr=0.1)
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
     learner.compile("sgd", loss)
     before = network.get_weights()
     learner.fit((x, y, x), y, verbose=0)
@@ -545,10 +545,10 @@ def test_a_network_in_float64_is_trained_as_any(loss):
 def two_outputs():
     inputs = keras.Input([1])
     outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in "ab"}
-    learner = MAML(
-        keras.Model(inputs, outputs), {"a": "mse", "b": "mse"}, inner_lr=0.1
-    )
-    learner.compile("sgd", {"a": "mse", "b": "mse"})
+    network = keras.Model(inputs, outputs)
+    each = {"a": "mse", "b": "mse"}
+    learner = MAML(network, each, inner_lr=0.1, engine="looped")
+    learner.compile("sgd", each)
     x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
     return learner, (x, {"a": y, "b": y}, x), {"a": y, "b": 2 * y}
 
