@@ -122,12 +122,12 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     """
     if isinstance(loss, (list, tuple, dict)):
         return _sum_of(loss, task_axes)
-    reduce = _mean
     if inspect.isclass(loss):
         loss = loss()
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     is_sparse = _takes_labels(loss)
+    reduce = _mean
     if isinstance(loss, keras.Loss):
         reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
         loss = loss.call

@@ -142,6 +142,11 @@ class MAML(Learner):
         at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
         at_least(1, block=block, tasks_per_step=tasks_per_step)
         finite(inner_lr=inner_lr)
+        if not isinstance(task_metrics or {}, Mapping):
+            raise ValueError(
+                "task_metrics: expected losses by name, in a dictionary, got "
+                f"{task_metrics!r}."
+            )
         for loss in (inner_loss, *(task_metrics or {}).values()):
             losses.per_task(loss, 1)  # Raises for what is none.
         _require_statistics(norm_statistics, network)

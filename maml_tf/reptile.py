@@ -106,6 +106,7 @@ class Reptile(Learner):
         losses.per_task(inner_loss, 1)  # Raises for what is none.
         chosen = "looped" if engine == "auto" else engine
         self._engine = engines.choose(chosen, network)
+        _require_one_type(network)
         self.engine = engine
         self.network = network
         self.inner_optimizer = inner_optimizer
@@ -462,6 +463,16 @@ class FOML(Reptile):
             self._seed(True), others, self.inner_steps - 1, self.inner_batch
         )
         return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
+
+
+def _require_one_type(network):
+    """Refuses what is not one vector, see `descent`: nothing, or two types."""
+    types = {variable.dtype for variable in network.trainable_variables}
+    if len(types) != 1:
+        raise ValueError(
+            f"The model {network.name!r}: expected trainable variables, all of "
+            f"one type, found {', '.join(sorted(types)) or 'none'}."
+        )
 
 
 def _require_optimizer(given):

@@ -213,6 +213,15 @@ ARGUMENTS = {
         "inner_steps: expected at least 1",
     ),
     "Reptile without a model": (reptile(None), "got a NoneType"),
+    "Reptile with a frozen model": (
+        lambda: reptile(frozen())(),
+        "The model 'mine': expected trainable variables, all of one type, "
+        "found none",
+    ),
+    "Reptile with two types": (
+        lambda: reptile(network(layers.Dense(2, dtype="float64")))(),
+        "found float32, float64",
+    ),
     "a name of an optimizer": (reptile(network(), "adam"), "got 'adam'"),
     "an optimizer of Keras": (
         reptile(network(), keras.optimizers.SGD(0.1)),
@@ -243,6 +252,10 @@ ARGUMENTS = {
     "a metric that is none": (
         maml(task_metrics={"a": "speed"}),
         "Could not interpret loss identifier: speed",
+    ),
+    "metrics without names": (
+        maml(task_metrics=["mae"]),
+        "task_metrics: expected losses by name, in a dictionary, got ['mae']",
     ),
     "no shots": (lambda: losses.CrossEntropy(0), "shots: expected at least 1"),
     "half a shot": (lambda: losses.CrossEntropy(0.5), "shots: expected an int"),
