@@ -1,6 +1,7 @@
 """A run's logs: tables as CSV, and what TensorBoard shows of them."""
 
 import array
+import contextlib
 import csv
 import glob
 import io
@@ -112,6 +113,15 @@ class Table:
             self.show(values.pop("iteration"), values)
 
 
+@contextlib.contextmanager
+def _named(folder):
+    """Makes errors of TensorFlow's files those of Python, of one line."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{folder}: {error.message.splitlines()[0]}") from error
+
+
 class Scalars:
     """TensorBoard's scalars in a folder, written at once.
 
@@ -120,6 +130,9 @@ class Scalars:
 
     Args:
       folder: where its files go; without one nothing is written.
+
+    Raises:
+      OSError: if that cannot be.
     """
 
     def __init__(self, folder: str | None):
@@ -128,7 +141,8 @@ class Scalars:
             pattern = os.path.join(glob.escape(folder), "events.out.tfevents.*")
             for old in glob.glob(pattern):
                 os.unlink(old)
-            self._writer = tf.summary.create_file_writer(folder)
+            with _named(folder):
+                self._writer = tf.summary.create_file_writer(folder)
             # One call for all of them, as each takes as long as a meta-update.
             self._write = tf.function(self._each)
 
@@ -142,11 +156,9 @@ class Scalars:
             return
         # TensorFlow keeps every Python number that it has met, but no arrays.
         arrays = {k: np.array(value, np.float32) for k, value in values.items()}
-        try:
+        with _named(self.folder):
             self._write(tf.constant(np.array(step)), arrays)
             self._writer.flush()
-        except tf.errors.OpError as error:
-            raise OSError(f"{self.folder}: {error.message}") from error
 
     def _each(self, step, values):
         with self._writer.as_default(step):

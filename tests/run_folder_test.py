@@ -553,3 +553,15 @@ def test_scalars_stay_on_disk_alone(tmp_path):
         if step % 2000 == 1999:
             memory.append(psutil.Process().memory_info().rss / 1e6)
     assert memory[-1] - memory[0] < 4  # 12 where TensorFlow keeps the numbers
+
+
+def test_a_full_disk_at_the_start_of_tensorboard_is_one_line(
+    tmp_path, monkeypatch
+):
+    def full(folder):
+        message = f"{folder}/events; No space left on device\n\tand more"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(tf.summary, "create_file_writer", full)
+    with pytest.raises(OSError, match="No space left on device$"):
+        logs.Scalars(str(tmp_path))
