@@ -57,7 +57,7 @@ def build(results: pathlib.Path) -> None:
 def chosen(records: list[dict]) -> list[dict]:
     """Returns the records of each experiment and test that stand for it.
 
-    Those with the fewest deviations; of them those of as many iterations as
+    Those with the fewest changes; of them those of as many iterations as
     published, or of the next more, or else of the most; all their seeds.
     """
     groups: dict[tuple, list[dict]] = {}
@@ -70,7 +70,9 @@ def chosen(records: list[dict]) -> list[dict]:
 def _nearest(group):
     def rank(record):
         done, all_ = record["iterations"] or 0, record["published_iterations"]
-        return len(record["deviations"]), done < all_, abs(done - all_)
+        missing = done < all_, abs(done - all_)
+        serious = len(published.changes(record))
+        return serious, *missing, len(record["deviations"])
 
     best = min(group, key=rank)
     facts = "deviations", "iterations"
@@ -219,9 +221,7 @@ def verdict(number, mean, half, found) -> str:
     if apart:
         relation = "above" if difference > 0 else "below"
     worse = apart and (difference > 0) == (number.unit == "MSE")
-    reasons = [
-        d for d in found[0]["deviations"] if not d.startswith(published.TASKS)
-    ]
+    reasons = published.changes(found[0])
     share = (found[0]["iterations"] or 0) / found[0]["published_iterations"]
     if share < 1 and worse:
         reasons.append(f"{share:.0%} of the iterations were done")
