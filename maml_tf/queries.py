@@ -29,7 +29,7 @@ def alone(apply_fn, phi, support_x, query_x, axis, dtypes):
       axis: of the examples, 0 or 1.
       dtypes: of predictions and penalties.
     """
-    queries = _count(query_x, axis)
+    queries = shapes.leading(query_x, axis)
 
     def predict(t):
         def company(support, query):
@@ -49,10 +49,6 @@ def alone(apply_fn, phi, support_x, query_x, axis, dtypes):
     return predictions, tf.reduce_mean(penalties, 0)
 
 
-def _count(x, axis):
-    return shapes.sizes(tf.nest.flatten(x)[0])[axis]
-
-
 def _tasks_first(p):
     """[T, B, …] → [B, T, …]."""
     return tf.transpose(p, [1, 0, *range(2, len(p.shape))])
@@ -61,7 +57,7 @@ def _tasks_first(p):
 def by_support(apply_fn, phi, support_x, query_x, axis, dtypes):
     """Predicts queries with the statistics of the support set."""
     del dtypes
-    support = _count(support_x, axis)
+    support = shapes.leading(support_x, axis)
     both = _map(lambda s, q: tf.concat([s, q], axis), support_x, query_x)
     with norms.statistics_of_first(support):
         predictions, penalty = apply_fn(phi, both)

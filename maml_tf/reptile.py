@@ -19,7 +19,7 @@ from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
 from maml_tf.seeds import fold, updates
-from maml_tf.shapes import leading, sizes
+from maml_tf.shapes import leading
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
 
@@ -396,7 +396,7 @@ class Reptile(Learner):
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        examples = sizes(tf.nest.flatten(y)[0])[1]
+        examples = leading(y, 1)
         batches = descent.draw_batches(
             seed,
             leading(y) * replicas.count(),

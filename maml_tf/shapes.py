@@ -15,9 +15,9 @@ def sizes(x) -> list:
     return [size or dynamic[axis] for axis, size in enumerate(x.shape)]
 
 
-def leading(data):
-    """Returns the size of the leading axis of nested tensors."""
-    return sizes(tf.nest.flatten(data)[0])[0]
+def leading(data, axis: int = 0):
+    """Returns the size of a leading axis, which nested tensors share."""
+    return sizes(tf.nest.flatten(data)[0])[axis]
 
 
 def merge(x) -> tf.Tensor:
