@@ -113,7 +113,7 @@ def unravel(vector: tf.Tensor, shapes: Sequence) -> list[tf.Tensor]:
 def draw_batches(
     seed: tf.Tensor,
     tasks: int,
-    examples: int,
+    examples: int | tf.Tensor,
     batch: int,
     steps: int,
     *,
@@ -130,7 +130,7 @@ def draw_batches(
     Args:
       seed: integers `[2]`.
       tasks: B.
-      examples: S.
+      examples: S, which a graph need not know.
       batch: b; at most S with `replacement`.
       steps: U.
       replacement: whether an example returns to the set after each batch.
@@ -139,13 +139,11 @@ def draw_batches(
       Indices below S, int32 `[B, U, b]`.
 
     Raises:
-      ValueError: if a batch with `replacement` is larger than the set.
+      ValueError: if a batch with `replacement` is larger than the set; where a
+        graph does not know its size, `InvalidArgumentError` when it runs.
     """
-    if replacement and isinstance(examples, int) and batch > examples:
-        raise ValueError(
-            f"Expected mini-batches of at most the {examples} examples of a "
-            f"task, drawn with replacement, got {batch}."
-        )
+    if replacement:
+        _require_at_most(examples, batch)
     rounds = steps if replacement else -(-steps * batch // examples)
     keys = tf.random.stateless_uniform([tasks, rounds, examples], seed)
     order = tf.argsort(keys)
@@ -153,6 +151,19 @@ def draw_batches(
         return order[..., :batch]
     dealt = tf.reshape(order, [tasks, -1])[:, : steps * batch]
     return tf.reshape(dealt, [tasks, steps, batch])
+
+
+def _require_at_most(examples, batch):
+    known = isinstance(examples, int)
+    count = f"{examples} " * known
+    message = (
+        f"Expected mini-batches of at most the {count}examples of a task, "
+        f"drawn with replacement, got {batch}."
+    )
+    if not known:
+        tf.debugging.assert_less_equal(batch, examples, message)
+    elif batch > examples:
+        raise ValueError(message)
 
 
 def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:

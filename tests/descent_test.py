@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import SHARED
 
-from maml_tf import descent, inner_optimizers
+from maml_tf import descent, inner_optimizers, shapes
 
 
 def assert_dealt(batches, examples):
@@ -102,3 +102,18 @@ def test_steps_by_hand(float64):
     )
     np.testing.assert_allclose(end.phi, [0.86])
     np.testing.assert_allclose(end.loss, 0.25 + 1.96)
+
+
+def test_too_large_batches_are_refused_of_sets_of_any_size():
+    """A graph that takes sets of several sizes does not know them."""
+
+    @tf.function
+    def draw(y):
+        examples = shapes.leading(y, 1)
+        return descent.draw_batches([0, 0], 2, examples, 3, 4, replacement=True)
+
+    known = draw.get_concrete_function(tf.TensorSpec([2, None]))
+    assert known(tf.zeros([2, 3])).shape == (2, 4, 3)
+    expected = "at most the examples of a task, drawn with replacement, got 3"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+        known(tf.zeros([2, 2]))
