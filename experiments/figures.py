@@ -140,9 +140,11 @@ def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
 
     All seeds are tested on the same tasks. The deviation of a mean is at most
     the mean of deviations: so the mean of half widths bounds the true one.
+    U is the steps that all seeds were tested after.
     """
+    common = min(len(r["mean"]) for r in found)
     mean, half = (
-        np.mean([np.array(r[key], float) for r in found], 0)
+        np.mean([np.array(r[key][:common], float) for r in found], 0)
         for key in ("mean", "ci95")
     )
     return mean, half

@@ -2,10 +2,13 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import tensorflow as tf
 
 from maml_tf.settings import ConfigError
 
@@ -83,9 +86,9 @@ def check_rest(rest: Sequence[str]) -> None:
 def guarded(program: str, action: Callable[[], None]) -> int:
     """Calls `action` and returns the exit status.
 
-    Wrong input, data or numbers are one line that begins with the program's
-    name, and status 1; a signal is status 128 and its number. What a terminal
-    has no letters for is printed as codes.
+    Wrong input, data or numbers, and too little memory, are one line that
+    begins with the program's name, and status 1; a signal is status 128 and
+    its number. What a terminal has no letters for is printed as codes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,4 +105,17 @@ def guarded(program: str, action: Callable[[], None]) -> int:
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        print(f"{program}: {_out_of_memory(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _out_of_memory(error):
+    """Returns what could not be had, out of a report of many lines."""
+    asked = re.search(r"[^:\n]*\ballocat(e|ing)\b.*", str(error))
+    what = asked[0].strip() if asked else type(error).__name__
+    return (
+        f"out of memory ({what}). Fewer tasks at once need less; --explain "
+        "estimates how much."
+    )

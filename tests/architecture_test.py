@@ -13,7 +13,7 @@ ARCHITECTURE = {
     "settings": ("", ""),
     "config": ("", ""),
     "reptile_config": ("", ""),
-    "command_line": ("", ""),
+    "command_line": ("", "tensorflow"),
     "files": ("", ""),
     "records": ("", ""),
     "checks": ("", ""),

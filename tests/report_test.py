@@ -253,6 +253,13 @@ def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
     assert scores.tolist() == pytest.approx([25] * (length == 80))
 
 
+def test_seeds_tested_after_other_steps_meet_in_those_of_both():
+    longer = {"mean": [1.0, 3.0, 9.0], "ci95": [0.1, 0.3, 0.9]}
+    mean, half = figures.curve([longer, {"mean": [2.0, 5.0], "ci95": [0, 0]}])
+    assert mean.tolist() == [1.5, 4]
+    assert half.tolist() == pytest.approx([0.05, 0.15])
+
+
 def number(value="98.7", ci95="0.4", unit="%"):
     return published.Number(
         "x", "", value, ci95, unit, "1", "1", "x", "", "none", "", "", ""

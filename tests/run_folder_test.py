@@ -71,6 +71,29 @@ def test_a_stream_without_the_letters_prints_codes(monkeypatch):
     assert printed.getvalue() == b"\\u03b1 \xd7\n"
 
 
+def allocate_in_tensorflow():
+    tf.random.normal([10**8, 10**8])
+
+
+def allocate_in_a_graph():
+    tf.function(allocate_in_tensorflow)()
+
+
+def allocate_in_numpy():
+    np.zeros([10**8, 10**8])
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [allocate_in_tensorflow, allocate_in_a_graph, allocate_in_numpy],
+)
+def test_too_little_memory_is_one_line(allocate, capsys):
+    assert command_line.guarded("x", allocate) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("x: out of memory (") and error.count("\n") == 1
+    assert "allocat" in error and "shape" in error
+
+
 def content(logdir, iteration):
     [folder] = logdir.glob("cls_*")
     return checkpoints.read(checkpoints.find(folder, iteration)).arrays

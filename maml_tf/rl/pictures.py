@@ -160,6 +160,7 @@ def _panels(goals):
         label = "goal" if axes is panels[0] else None
         axes.plot(*goal, "r*", ms=10, zorder=3, label=label, ls="")
         axes.set(xlim=(-0.75, 0.75), ylim=(-0.75, 0.75), aspect="equal")
+        axes.set(xlabel="x", ylabel="y")
         axes.grid(alpha=0.3)
     return figure, panels[: len(goals)]
 
