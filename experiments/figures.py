@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import published
 
 from maml_tf import plots
 from maml_tf.rl import pictures
@@ -108,7 +109,7 @@ def _figures(chosen, results):
         "reptile_combinations.png",
         f"Reptile's inner gradients: test accuracy, mean of {WINDOW} scored "
         "tasks. Figure 3 of the Reptile paper, which trains for 40,000 "
-        "meta-iterations.",
+        "meta-iterations." + _otherwise(_combined(chosen)),
         lambda path: _combinations(chosen, results, path),
     )
     yield (
@@ -133,6 +134,12 @@ def _short_of(found):
     done = {(r["iterations"], r["published_iterations"]) for r in found}
     told = "; ".join(f"{n:,} of {all_:,}" for n, all_ in done if n < all_)
     return f" Ours is trained for {told} iterations." * bool(told)
+
+
+def _otherwise(found):
+    """Returns a sentence on what was not as published, if anything."""
+    changes = sorted({c for r in found for c in published.changes(r)})
+    return f" Ours have {'; '.join(changes)}." * bool(changes)
 
 
 def curve(found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -228,19 +235,26 @@ def _training(chosen, results, path, unit):
     return bool(curves)
 
 
-def _combinations(chosen, results, path):
+def _combined(chosen):
+    """Returns the records of combinations that compare.
+
+    The meta-step falls to 0 over a run: only equally long ones do.
+    """
     found = [
-        (label, record)
-        for name, label in COMBINATIONS.items()
-        for record in _of(chosen, name)
-        if "curve" in record
+        r for name in COMBINATIONS for r in _of(chosen, name) if "curve" in r
     ]
-    # The meta-step falls to 0 over a run: only equally long ones compare.
-    longest = max((r["iterations"] for _, r in found), default=0)
+
+    def rank(record):
+        return len(published.changes(record)), -record["iterations"]
+
+    best = min(map(rank, found), default=None)
+    return [record for record in found if rank(record) == best]
+
+
+def _combinations(chosen, results, path):
     curves = {
-        label: _scores(record, results, "test", WINDOW)
-        for label, record in found
-        if record["iterations"] == longest
+        COMBINATIONS[r["experiment"]]: _scores(r, results, "test", WINDOW)
+        for r in _combined(chosen)
     }
     if curves:
         plots.plot_training(curves, path, "test accuracy, %")

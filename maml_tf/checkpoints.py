@@ -80,6 +80,26 @@ def _name(damaged):
         print(f"Passed over: {damage}", file=sys.stderr)
 
 
+def refuse_original(folder: str) -> None:
+    """Refuses a folder with checkpoints of an original, and none of ours.
+
+    Raises:
+      CheckpointError: says how to read the last of them.
+    """
+    theirs = {
+        int(match[1]): path.with_suffix("")
+        for path in pathlib.Path(folder).glob("model*.index")
+        if (match := re.fullmatch(r"model(?:\.ckpt-)?(\d+)\.index", path.name))
+    }
+    if theirs and not list_checkpoints(folder):
+        prefix = theirs[max(theirs)]
+        raise CheckpointError(
+            f"{folder}: expected checkpoints of this program, model*.npz, "
+            f"found {prefix.name}.index, of TensorFlow 1. "
+            f"--import_checkpoint={prefix} reads it; --noresume trains anew."
+        )
+
+
 def latest(folder: str) -> Checkpoint | None:
     """Returns the newest of the `whole` checkpoints, `None` without any."""
     return next(whole(folder), None)
@@ -91,6 +111,7 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
     Raises:
       CheckpointError: if there is none.
     """
+    refuse_original(folder)
     if iteration == -1:
         if found := latest(folder):
             return found

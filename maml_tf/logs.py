@@ -126,7 +126,7 @@ class Scalars:
     """TensorBoard's scalars in a folder, written at once.
 
     Those of an earlier run of the folder are removed: their tables tell them
-    again.
+    again. TensorFlow 1's stay.
 
     Args:
       folder: where its files go; without one nothing is written.
@@ -138,7 +138,7 @@ class Scalars:
     def __init__(self, folder: str | None):
         self.folder = folder
         if folder is not None:
-            pattern = os.path.join(glob.escape(folder), "events.out.tfevents.*")
+            pattern = os.path.join(glob.escape(folder), "events.out.*.v2")
             for old in glob.glob(pattern):
                 os.unlink(old)
             with _named(folder):

@@ -53,7 +53,7 @@ flags.DEFINE_string("norm", "batch_norm", "batch_norm, layer_norm or None")
 flags.DEFINE_integer(
     "num_filters",
     64,
-    "filters of a convolution: 64 for omniglot, 32 for miniimagenet",
+    "filters of a convolution; published: omniglot 64, miniimagenet 32",
 )
 flags.DEFINE_bool(
     "conv", True, "convolutional network, where there is a choice (omniglot)"

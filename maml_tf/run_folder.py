@@ -66,10 +66,13 @@ class RunFolder:
 
         Raises:
           checkpoints.DamagedError: if all are damaged.
+          checkpoints.CheckpointError: if they are of an original.
           settings.ConfigError: if a setting is not what it was made with.
         """
         found = checkpoints.latest(self.config.folder)
         if found is None:
+            if self.config.resume:
+                checkpoints.refuse_original(self.config.folder)
             return None
         content = checkpoints.read(found)
         before = self.config.fixed_at(

@@ -23,7 +23,7 @@ omniglot --shots 1 --classes 20 --inner-batch 20 --inner-iters 10 --meta-step 1 
 omniglot --classes 20 --inner-batch 20 --inner-iters 10 --meta-step 1 --meta-batch 5 --meta-iters 200000 --eval-batch 10 --eval-iters 50 --learning-rate 0.0005 --meta-step-final 0 --train-shots 10 --checkpoint ckpt_o520
 """.strip().splitlines()  # noqa: E501
 SHARED_FLAGS = (
-    "--sgd --seed 0 --inner-batch 25 --learning-rate 0.0003 "
+    "--sgd --seed 0 --inner-batch 25 --learning-rate 0.003 "
     "--meta-step-final 0 --meta-iters 40000 --eval-batch 25 --eval-iters 5 "
     "--eval-interval 1"
 )

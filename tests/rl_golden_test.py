@@ -11,6 +11,7 @@ from maml_tf.rl import (
     learners,
     objectives,
     policies,
+    published,
     rollouts,
     trpo,
 )
@@ -291,3 +292,12 @@ def test_surrogate_and_kl_away_from_theta(meta):
     )
     np.testing.assert_allclose(loss, want["loss_probe"], 0, 1e-12)
     np.testing.assert_allclose(kl, want["kl_probe"], 0, 1e-12)
+
+
+@pytest.mark.parametrize("env", published.RETURNS)
+def test_published_returns_are_means_of_the_authors_files(arrays, env):
+    files = arrays("paper_curves")
+    for algo, means in published.RETURNS[env].items():
+        name = {"nav2d": "point"}.get(env, env), algo.removesuffix("_trpo")
+        found = files["_".join(name)].mean(-1)[: len(means)]
+        assert [f"{x:.2f}" for x in found] == [f"{x:.2f}" for x in means]

@@ -278,6 +278,27 @@ def scalars(logdir):
     return found
 
 
+def test_a_folder_of_the_original_is_not_begun_anew_unasked(tmp_path, capsys):
+    assert trains(tmp_path, 2) == 0
+    [folder] = tmp_path.glob("cls_*")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    theirs = "events.out.tfevents.1508.host", "model99.index", "model5.index"
+    for name in theirs:
+        (folder / name).write_text("theirs")
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    for more in [(), ("--train=False",), ("--train=False", "--test_iter=5")]:
+        assert trains(tmp_path, 2, *more) == 1
+        assert (
+            f"--import_checkpoint={folder}/model99 " in capsys.readouterr()[1]
+        )
+        assert snapshot(tmp_path) == before
+    assert trains(tmp_path, 2, "--noresume") == 0
+    assert (folder / "model2.npz").exists()
+    assert before.items() <= snapshot(tmp_path).items()
+
+
 def test_tensorboard_shows_a_continued_run_as_one(undisturbed, tmp_path):
     assert trains(tmp_path, 200) == 0
     [newest] = tmp_path.glob("*/model200.npz")

@@ -5,7 +5,7 @@
 #
 # It gives up after TRIES times (default 100), with PAUSE seconds between them
 # (default 5). Training goes on from its latest checkpoint each time. SIGINT and
-# SIGTERM end the command, which saves first, and this.
+# SIGTERM end the command, which saves first on a single host, and this.
 set -muo pipefail  # A terminal's Ctrl-C comes to this alone, not to both.
 
 stop() {

@@ -51,7 +51,8 @@ ORIGINAL = {
 }
 """What MAML's published run of an environment has otherwise than nav2d's.
 
-Source: cbfinn/maml_rl, `examples/maml_trpo_*.py`, and the result files.
+Source: cbfinn/maml_rl, `maml_examples/`, and the result files; docs/rl.md says
+which is followed where they disagree.
 """
 
 TEST_RATES = {
