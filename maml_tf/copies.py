@@ -59,9 +59,11 @@ def _clone(network, x):
 
 
 def _freeze(copy, network):
-    """Freezes the layers that are frozen: a class of one's own forgets them."""
-    pairs = zip(copy._flatten_layers(), network._flatten_layers(), strict=True)
-    for own, like in pairs:  # a model before its layers, which it sets, too
+    """Freezes what is frozen: a class of one's own forgets its layers."""
+    layers = zip(copy._flatten_layers(), network._flatten_layers(), strict=True)
+    weights = zip(copy.weights, network.weights, strict=True)
+    # A model comes before its layers, which it sets, and they before weights.
+    for own, like in (*layers, *weights):
         if own.trainable != like.trainable:
             own.trainable = like.trainable
 

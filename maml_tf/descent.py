@@ -166,6 +166,15 @@ def _require_at_most(examples, batch):
         raise ValueError(message)
 
 
+def _require_each(least, shots):
+    """Refuses labels of which the rarest class has fewer than the tail."""
+    message = f"Expected at least {shots} examples of each class for the tail"
+    if not tf.executing_eagerly():
+        tf.debugging.assert_greater_equal(least, shots, f"{message}.")
+    elif least < shots:
+        raise ValueError(f"{message}, found {least} of one.")
+
+
 def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
     """Splits a support set into the first `shots` of each class and others.
 
@@ -179,7 +188,8 @@ def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
       each in the support set's order.
 
     Raises:
-      ValueError: if there are no others.
+      ValueError: if there are no others, or too few of a class; the latter
+        is an `InvalidArgumentError` in a graph, when it runs.
     """
     others = y.shape[0] - ways * shots
     if others < 1:
@@ -188,6 +198,7 @@ def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
             f"task, got {shots} of each of {ways} classes."
         )
     same = tf.one_hot(tf.cast(y, tf.int32), ways, dtype=tf.int32)
+    _require_each(tf.reduce_min(tf.reduce_sum(same, 0)), shots)
     earlier = tf.reduce_sum(tf.cumsum(same, exclusive=True) * same, -1)
     order = tf.argsort(tf.cast(earlier < shots, tf.int32), stable=True)
     return order[:others], order[others:]

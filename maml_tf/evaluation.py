@@ -65,7 +65,7 @@ def scored(score: Callable, data: tf.data.Dataset) -> AdaptationCurve:
     """Scores the tasks of a finite data set by a `scorer` of one metric.
 
     Raises:
-      ValueError: if the data set has no end.
+      ValueError: if the data set has no end, or is empty.
     """
     count = int(data.cardinality())
     if count == tf.data.INFINITE_CARDINALITY or count > LONGEST:
@@ -74,6 +74,8 @@ def scored(score: Callable, data: tf.data.Dataset) -> AdaptationCurve:
             "data.take(100), found one without."
         )
     values = [value for x, y in data for value in score(x, y).values()]
+    if not values:
+        raise ValueError("The data: expected meta-batches, found none.")
     return AdaptationCurve(np.concatenate(values))
 
 
@@ -87,7 +89,15 @@ def scorer(learner, metrics: Mapping[str, TaskLoss]) -> Callable:
     Args:
       learner: see `adaptation_curve`.
       metrics: by name, functions as in `adaptation_curve`.
+
+    Raises:
+      ValueError: if the learner is no `MAML`, and predicts at its end alone.
     """
+    if not hasattr(learner, "scored"):
+        raise ValueError(
+            "The learner: expected a MAML, which predicts after each step, got "
+            f"a {type(learner).__name__}."
+        )
 
     @tf.function
     def score(x, y):

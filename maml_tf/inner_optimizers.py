@@ -92,6 +92,12 @@ class Adam(Value):
             beta_2=self.beta_2,
             epsilon=self.epsilon,
         )
+        for name in ("beta_1", "beta_2"):
+            beta = getattr(self, name)
+            if not 0 <= beta < 1:
+                raise ValueError(
+                    f"{name}: expected a number in 0 … 1 without 1, got {beta}."
+                )
 
     def init(self, parameters):
         ones = tf.ones([], parameters.dtype)

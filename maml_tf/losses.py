@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import replicas
 from maml_tf.checks import at_least
 from maml_tf.saving import Value, register
 
@@ -28,6 +29,8 @@ MEANS = {
     "ignore_class": (None,),
 }
 """What a loss of Keras has that is a mean over examples."""
+LABELLED = ("sparse_categorical_crossentropy", "ctc", "circle")
+"""Losses of Keras whose targets are of another shape than predictions."""
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
 """A loss by its Keras name, an object or function, or one for each output."""
@@ -78,6 +81,7 @@ class CrossEntropy(Value):
         at_least(1, shots=self.shots)
 
     def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        _require_shape("labels", y, logits.shape[:-1])
         if tf.executing_eagerly():
             _require_labels(y, logits.shape[-1])
         y, logits = _comparable(y, logits)
@@ -107,7 +111,8 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     Losses of single examples, as those of Keras are, are averaged over the
     task, or summed where an object's reduction is "sum". Targets that are real
     numbers take the type of the predictions, and predictions of half precision
-    are compared in float32.
+    are compared in float32. Targets `[…]` of a single output `[…, 1]` get the
+    last axis, where the loss is Keras's.
 
     Args:
       loss: one loss, or one for each output, which are summed.
@@ -115,7 +120,8 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
 
     Returns:
       A function of targets and predictions. It raises `ValueError` if the loss
-      has no number for each task.
+      has no number for each task, or compares element with element and the
+      targets are of another shape.
 
     Raises:
       ValueError: if it is no loss.
@@ -126,7 +132,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
         loss = loss()
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-    is_sparse = _takes_labels(loss)
+    is_sparse, is_pointwise = _takes_labels(loss), _is_pointwise(loss)
     reduce = _mean
     if isinstance(loss, keras.Loss):
         reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
@@ -139,6 +145,8 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     def task_loss(y, prediction):
         if is_sparse and tf.executing_eagerly():
             _require_labels(y, prediction.shape[-1])
+        if is_pointwise:
+            y = _of_shape(y, prediction.shape)
         losses = loss(*_comparable(y, prediction))
         _require_task_axes(losses, y, task_axes)
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
@@ -208,6 +216,23 @@ def _takes_labels(loss):
     return loss is keras.losses.sparse_categorical_crossentropy
 
 
+def _is_pointwise(loss):
+    """Whether a loss is Keras's and its targets are as its predictions."""
+    function = getattr(loss, "fn", loss)
+    is_own = getattr(function, "__module__", "").startswith("keras.")
+    return is_own and function.__name__ not in LABELLED
+
+
+def _of_shape(y, shape):
+    """Returns targets of a shape, which nothing may be broadcast to."""
+    if len(y.shape) == len(shape) - 1 and shape[-1] == 1:
+        y = tf.expand_dims(y, -1)
+    if len(y.shape) == len(shape) + 1 and y.shape[-1] == 1:
+        y = tf.squeeze(y, -1)
+    _require_shape("targets", y, shape)
+    return y
+
+
 def mean_of_tasks(each: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     """Returns the mean of task losses `[B]`, each times its weight, if any.
 
@@ -225,22 +250,58 @@ def mean_of_tasks(each: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     return tf.reduce_mean(each * tf.cast(weight, each.dtype))
 
 
+def uncompiled(loss: Loss, y, prediction, weight) -> tf.Tensor:
+    """Returns the mean of a learner's own loss: 1 / R on each of R replicas."""
+    each = per_task(loss, 1)(y, prediction)
+    mean = mean_of_tasks(each, weight) / replicas.count()
+    return tf.cast(mean, keras.config.floatx())
+
+
 def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
     """Returns weights `[B]` of tasks with as many axes as a loss has values.
 
     Keras itself would take them for weights of examples where it can.
+
+    Raises:
+      ValueError: if weights are not those of the loss's values.
     """
     found = [part.shape for part in tf.nest.flatten(weight) if part is not None]
-    if all(len(shape) != 1 for shape in found):
-        return weight
     if isinstance(loss, (list, tuple, dict)):
+        if all(len(shape) != 1 for shape in found):
+            return weight
         raise ValueError(
             "sample_weight: expected none with a loss for each output, or a "
             f"weight for each example, found {list(found[0])}."
         )
+    if weight is None:
+        return None
     loss = keras.losses.get(loss)
     values = getattr(loss, "call", loss)(*_comparable(y, prediction))
+    _require_weights(found, values.shape)
+    if len(weight.shape) > 1:
+        return weight
     return tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
+
+
+def _require_weights(found, values):
+    """Refuses weights that are not of values; one may be for a whole row."""
+    [shape] = found
+    sizes = [None if i and size == 1 else size for i, size in enumerate(shape)]
+    if not values[: len(sizes)].is_compatible_with(sizes):
+        raise ValueError(
+            "sample_weight: expected weights of the loss's values, "
+            f"{list(values)}, or of tasks, {list(values[:1])}, found "
+            f"the shape {list(shape)}."
+        )
+
+
+def require_of_tasks(weight) -> None:
+    """Raises `ValueError` for weights that are not `[B]`."""
+    if weight is not None and len(weight.shape) != 1:
+        raise ValueError(
+            "sample_weight: expected one for each task, found the shape "
+            f"{list(weight.shape)}."
+        )
 
 
 def require_means(loss: Loss) -> None:

@@ -18,7 +18,7 @@ from maml_tf import (
     stacked,
 )
 from maml_tf.adaptation import adapt, gradient_descent
-from maml_tf.checks import at_least, finite
+from maml_tf.checks import at_least, counts, finite, integers
 from maml_tf.copies import adapted_copy
 from maml_tf.losses import Loss, TaskLoss
 from maml_tf.saving import Learner, register
@@ -88,8 +88,8 @@ class MAML(Learner):
         default is all trainable weights; "fast_weights" is the choice of
         cbfinn/maml.
       task_metrics: by name, functions like `inner_loss` that are tracked
-        before adaptation, on the support set (`pre_NAME`), and after the last
-        inner step, on the query set (`post_NAME`).
+        before adaptation, on the support set (`pre_NAME`), and after
+        `inner_steps`, in evaluation too, on the query set (`post_NAME`).
       engine: "stacked" runs all tasks at once, "looped" one after another,
         "auto" chooses, also groups of tasks, see `maml_tf.engines`. Except
         for the first, training takes a loss that is a mean over tasks.
@@ -114,6 +114,7 @@ class MAML(Learner):
     """
 
     inner_variables = ()  # gradient descent remembers nothing
+    _is_building = False
 
     fit = losses.naming_labels(Learner.fit)
     evaluate = losses.naming_labels(Learner.evaluate)
@@ -140,7 +141,9 @@ class MAML(Learner):
     ):
         super().__init__(name=name)
         at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
-        at_least(1, block=block, tasks_per_step=tasks_per_step)
+        integers(inner_steps=inner_steps)
+        counts(block=block)
+        at_least(1, tasks_per_step=tasks_per_step)
         finite(inner_lr=inner_lr)
         if not isinstance(task_metrics or {}, Mapping):
             raise ValueError(
@@ -266,11 +269,11 @@ class MAML(Learner):
 
         What it builds depends on the shape of predictions alone.
         """
-        steps, self.test_inner_steps = self.test_inner_steps, self.inner_steps
+        self._is_building = True
         try:
             super()._symbolic_build(*args, **kwargs)
         finally:
-            self.test_inner_steps = steps
+            self._is_building = False
 
     def _update(self, data):
         """Makes one meta-update and returns the metrics."""
@@ -426,7 +429,8 @@ class MAML(Learner):
         return trajectory[-1:] if training else trajectory
 
     def _steps(self, training):
-        return self.inner_steps if training else self.test_inner_steps
+        as_trained = training or self._is_building
+        return self.inner_steps if as_trained else self.test_inner_steps
 
     def _seeds(self, inputs, training):
         """Returns a seed for each task `[B, 2]`, others in every update."""
@@ -508,9 +512,7 @@ class MAML(Learner):
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
         if self.loss is None:
-            each = losses.per_task(self.inner_loss, 1)(y, y_pred)
-            loss = losses.mean_of_tasks(each, sample_weight) / replicas.count()
-            loss = tf.cast(loss, keras.config.floatx())
+            loss = losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
         else:
             weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
             loss = super().compute_loss(x, y, y_pred, weight, training)
@@ -583,6 +585,13 @@ class JointTraining(MAML):
         del y
         return x[1], predictions.support
 
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns what `MAML` does; weights of queries are none of support."""
+        losses.require_of_tasks(sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
     def penalty(self, predictions):
         """Returns the network's own losses at θ."""
         return predictions.penalty[0]
@@ -613,6 +622,7 @@ def _require_statistics(way, network):
             f"norm_statistics: expected one of {tuple(NORM_STATISTICS)}, got "
             f"{way!r}."
         )
+    functional.require_usable(network)
     for layer in network._flatten_layers() if way == "support" else ():
         if isinstance(layer, keras.layers.BatchNormalization):
             raise ValueError(

@@ -4,6 +4,7 @@
 model that is made in a strategy's scope trains so.
 """
 
+import itertools
 from collections.abc import Callable
 
 import keras
@@ -21,20 +22,31 @@ class Replicated(keras.Model):
         """Returns the function of an iterator that trains or tests a step."""
         if self._distribute_strategy is None:
             return super()._make_function(step_function)
+        trains = step_function == self.train_step
         step_function = self._autoconvert_optionals(step_function)
 
-        @tf.function(autograph=False)
         def step(data):
             with self.distribute_strategy.scope():
                 self.on_replicas(step_function, data)
-            return self.get_metrics_result()
+            return self.step_results(trains)
+
+        if not self.run_eagerly:
+            step = tf.function(step, autograph=False)
 
         def steps(iterator):
-            for _ in range(self.steps_per_execution):
-                results = step(next(iterator))
+            first = next(iterator)  # Keras ends an epoch where there is none.
+            others = itertools.islice(iterator, self.steps_per_execution - 1)
+            for data in itertools.chain([first], others):
+                _require_parts(data, trains)
+                results = step(data)
             return results
 
         return steps
+
+    def step_results(self, trains):
+        """Returns the metrics by name that a step has measured."""
+        del trains
+        return self.get_metrics_result()
 
     def on_replicas(self, step, data):
         """Makes a step on each replica's part of the data."""
@@ -60,6 +72,21 @@ class Replicated(keras.Model):
             data = iterator.data_adapter.get_tf_dataset()
             iterator, data_batch = None, data.element_spec
         super()._maybe_symbolic_build(iterator, data_batch)
+
+
+def _require_parts(data, trains):
+    """Refuses a meta-batch of which some replica would have fewer tasks.
+
+    They all count the same in training. In evaluation none may be without.
+    """
+    first = tf.nest.flatten(data)[0]
+    sizes = [len(part) for part in getattr(first, "values", ())]
+    if 0 in sizes or trains and len({*sizes}) > 1:
+        raise ValueError(
+            "The data: expected meta-batches that split evenly over the "
+            f"replicas, found parts of {', '.join(map(str, sizes))} tasks; "
+            "batch with `drop_remainder=True`."
+        )
 
 
 def _clips(optimizer):

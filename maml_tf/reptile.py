@@ -14,7 +14,7 @@ from maml_tf import (
     replicas,
     stacked,
 )
-from maml_tf.checks import at_least, finite
+from maml_tf.checks import at_least, counts, finite
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
@@ -35,7 +35,8 @@ class Reptile(Learner):
     is the learning rate of `keras.optimizers.SGD`, a number or a schedule.
     Train it on elements `(support_x, support_y)` with a leading task axis B.
     Called on `(support_x, support_y, query_x)` it predicts the queries after
-    adaptation, `[B, T, outputs]`.
+    adaptation, `[B, T, outputs]`. `evaluate` takes the compiled loss of them,
+    or without one the inner loss, and adds none of the network's own.
 
     While the inner optimizer remembers, as Adam does, tasks of training follow
     one another, each with what the optimizer remembers of the ones before.
@@ -94,9 +95,9 @@ class Reptile(Learner):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        counts(inner_steps=inner_steps)
         at_least(
             1,
-            inner_steps=inner_steps,
             inner_batch=inner_batch,
             test_inner_steps=test_inner_steps,
             test_inner_batch=test_inner_batch,
@@ -153,15 +154,45 @@ class Reptile(Learner):
             ):
                 variable.assign(value)
         mean = change / replicas.count()  # Keras adds those of all replicas.
+        mean = self.optimizer.scale_loss(mean)  # which it divides by again
         self.apply_gradients(descent.unravel(-mean, self._shapes))
         self._loss_tracker.update_state(loss, sample_weight=leading(x))
-        return {"loss": self._loss_tracker.result()}
+        return self.step_results(trains=True)
+
+    @property
+    def losses(self):
+        """Nothing: the network's own losses are part of each mini-batch's."""
+        return []
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the compiled loss of queries, or without one the inner."""
+        functional.require_targets(x, y)
+        if self.loss is None:
+            return losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
+        weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
+        return super().compute_loss(x, y, y_pred, weight, training)
 
     def get_metrics_result(self):
         """Returns the loss, after an evaluation with the compiled metrics."""
         if all(getattr(metric, "built", True) for metric in self.metrics):
             return super().get_metrics_result()
         return {"loss": self._loss_tracker.result()}
+
+    def step_results(self, trains):
+        """Returns the loss, and what an evaluation measured besides."""
+        if trains:
+            return {"loss": self._loss_tracker.result()}
+        return self.get_metrics_result()
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Makes the optimizer's variables, and metrics if there are queries."""
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data_batch)
+        if _has_queries(self.network, x):
+            super()._symbolic_build(iterator, data_batch)
+        elif not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def changes(self, x, y, batches):
         """Returns the mean change of θ over tasks, and what else it gives.
@@ -216,15 +247,15 @@ class Reptile(Learner):
 
     def _together(self, x, y, batches):
         start = self._stacked_start(leading(x))
-        ends, _, loss = self._descend(start, x, y, batches, self._seed(True))
+        seed = self._seeds(leading(x), True)[0]
+        ends, _, loss = self._descend(start, x, y, batches, seed)
         change = self.change(start[0], ends)
         change = descent.unravel(change, self._shapes_of(batches[0]))
         change = descent.ravel([tf.reduce_sum(part, 0) for part in change])
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
-        tasks = leading(x) * replicas.count()
-        seeds = replicas.own(tf.random.split(self._seed(True), tasks))
+        seeds = self._seeds(leading(x), True)
 
         def body(i, total, state, loss):
             if not self.carries:
@@ -327,15 +358,15 @@ class Reptile(Learner):
         functional.require_tasks(self.network, inputs)
         _, y, query_x = inputs
         seed, tasks = self._seed(training), leading(y)
-        batches = self.draw_test(y, seed)
+        batches, seeds = self.draw_test(y, seed), self._seeds(tasks, training)
         spec = functional.output_spec(self.network, query_x)
         if self._stacks:
             start = self._stacked_start(tasks)
-            return self._predict(spec, start, *inputs, batches, seed)
+            return self._predict(spec, start, *inputs, batches, seeds[0])
         start = self._theta(), self._initial()
         return tf.map_fn(
             lambda task: self._predict(spec, start, *task),
-            (*inputs, batches, tf.random.split(seed, tasks)),
+            (*inputs, batches, seeds),
             fn_output_signature=spec,
         )
 
@@ -351,9 +382,14 @@ class Reptile(Learner):
         return predict(apply_fn, phi, x, query_x, axis, dtypes)[0]
 
     def _theta(self):
-        return descent.ravel(
-            [v.value for v in self.network.trainable_variables]
-        )
+        values = [v.value for v in self.network.trainable_variables]
+        if [value.shape for value in values] != self._shapes:
+            raise ValueError(
+                f"The model {self.network.name!r}: expected the "
+                f"{len(self._shapes)} trainable variables that the learner was "
+                f"made with, found {len(values)}."
+            )
+        return descent.ravel(values)
 
     def _initial(self):
         """Returns the state in which a task of evaluation begins."""
@@ -393,6 +429,11 @@ class Reptile(Learner):
         return tf.stack(
             [tf.cast(part, tf.int64) for part in (self.seed, update)]
         )
+
+    def _seeds(self, tasks, training):
+        """Returns a seed for each of this replica's tasks, `[B, 2]`."""
+        seeds = tf.random.split(self._seed(training), tasks * replicas.count())
+        return replicas.own(seeds)
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
@@ -465,6 +506,13 @@ class FOML(Reptile):
         return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
 
 
+def _has_queries(network, x):
+    """Whether x is `(support_x, support_y, query_x)`, not of support alone."""
+    inputs = len(getattr(network, "inputs", None) or [x])
+    is_triple = isinstance(x, (list, tuple)) and len(x) == 3
+    return is_triple and len(tf.nest.flatten(x)) > inputs
+
+
 def _require_one_type(network):
     """Refuses what is not one vector, see `descent`: nothing, or two types."""
     types = {variable.dtype for variable in network.trainable_variables}
@@ -476,7 +524,8 @@ def _require_one_type(network):
 
 
 def _require_optimizer(given):
-    if not all(hasattr(given, name) for name in ("init", "update")):
+    has_both = all(hasattr(given, name) for name in ("init", "update"))
+    if isinstance(given, type) or not has_both:
         raise ValueError(
             "inner_optimizer: expected one of `maml_tf.inner_optimizers`, or "
             f"another with `init` and `update`, got {given!r}."

@@ -35,14 +35,28 @@ class Learner(Replicated):
     def __init__(self, name: str | None = None):
         super().__init__(name=name, dtype=keras.config.floatx())
 
-    def fit(self, *args, class_weight=None, **options):
+    def __setattr__(self, name, value):
+        """Sets an attribute; what was traced with another argument goes."""
+        is_new = getattr(self, name, None) is not value
+        super().__setattr__(name, value)
+        is_built = getattr(self, "built", False)
+        if is_built and is_new and name in _argument_names(type(self)):
+            self._trace_anew()
+
+    def _trace_anew(self):
+        for cache in ("_engines", "_bytes"):
+            getattr(self, cache, {}).clear()
+        for kind in ("train", "test", "predict"):
+            if getattr(self, f"{kind}_function") is not None:
+                getattr(self, f"make_{kind}_function")(force=True)
+
+    def fit(self, *args, **options):
         """Trains as Keras does; tasks have no class that could weigh more."""
-        if class_weight is not None:
-            raise ValueError(
-                "class_weight: expected None, as labels are others in every "
-                f"task, got {class_weight!r}."
-            )
-        return super().fit(*args, **options)
+        return _without_class_weight(super().fit, args, options)
+
+    def train_on_batch(self, *args, **options):
+        """Trains as Keras does, see `fit`."""
+        return _without_class_weight(super().train_on_batch, args, options)
 
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""
@@ -93,6 +107,16 @@ def make(kind: type, arguments: dict) -> Learner:
         adapt = [weights[place] for place in arguments["adapt"]]
         arguments = {**arguments, "adapt": adapt}
     return kind(**arguments)
+
+
+def _without_class_weight(method, args, options):
+    given = inspect.signature(method).bind(*args, **options).arguments
+    if given.get("class_weight") is not None:
+        raise ValueError(
+            "class_weight: expected None, as labels are others in every task, "
+            f"got {given['class_weight']!r}."
+        )
+    return method(*args, **options)
 
 
 def _argument_names(kind):

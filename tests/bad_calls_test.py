@@ -11,6 +11,7 @@ from maml_tf import (
     ANIL,
     FOML,
     MAML,
+    JointTraining,
     MAMLPlusPlus,
     MetaSGD,
     Reptile,
@@ -257,6 +258,28 @@ ARGUMENTS = {
         maml(task_metrics=["mae"]),
         "task_metrics: expected losses by name, in a dictionary, got ['mae']",
     ),
+    "no steps": (maml(inner_steps=None), "inner_steps: expected an integer"),
+    "a block of None": (maml(block=None), "block: expected an integer, got No"),
+    "Reptile without steps": (
+        reptile(inner_steps=None),
+        "inner_steps: expected an integer, got None",
+    ),
+    "a class of optimizers": (
+        reptile(network(), Adam),
+        "inner_optimizer: expected one of",
+    ),
+    "a function with statistics of the support set": (
+        maml(lambda x: x, norm_statistics="support"),
+        "The network: expected a Keras model, got a function",
+    ),
+    "Adam that never learns": (
+        lambda: Adam(0.1, beta_1=1.0),
+        "beta_1: expected a number in 0 … 1 without 1, got 1.0",
+    ),
+    "Adam of less than nothing": (
+        lambda: Adam(0.1, beta_2=-0.1),
+        "beta_2: expected a number in 0 … 1",
+    ),
     "no shots": (lambda: losses.CrossEntropy(0), "shots: expected at least 1"),
     "half a shot": (lambda: losses.CrossEntropy(0.5), "shots: expected an int"),
 }
@@ -356,6 +379,25 @@ def test_weights_that_nothing_takes(row, here):
     )
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda learner: learner.train_on_batch(
+            QUERY, LABELS, class_weight={0: 1.0}
+        ),
+        lambda learner: learner.fit(
+            *(QUERY, LABELS, None, 1, 0, None, 0.0, None, True), {0: 1.0}
+        ),
+    ],
+    ids=["train_on_batch", "fit"],
+)
+def test_weights_of_classes(call, here):
+    learner = reptile()()
+    learner.compile("sgd")
+    fragment = "class_weight: expected None, as labels"
+    check_error(lambda: call(learner), [fragment], here)
+
+
 @pytest.mark.parametrize("option", [{"reduction": "sum"}, {"ignore_class": 1}])
 def test_a_loss_that_is_no_mean_of_tasks_that_run_apart(option, here):
     learner = maml(engine="looped")()
@@ -365,6 +407,26 @@ def test_a_loss_that_is_no_mean_of_tasks_that_run_apart(option, here):
     check_error(
         lambda: learner.fit(*data, verbose=0),
         ["expected a mean over examples", str(option)],
+        here,
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, loss, shape",
+    [
+        (MAML, CROSS_ENTROPY, [2, 4]),
+        (MAML, CROSS_ENTROPY, [2, 1]),
+        (MAML, SPARSE, [2, 3]),
+        (JointTraining, SPARSE, [2, 4]),
+    ],
+)
+def test_weights_of_another_shape(kind, loss, shape, here):
+    learner = maml(kind=kind)()
+    learner.compile("sgd", loss)
+    data = (QUERY, LABELS, QUERY), LABELS
+    check_error(
+        lambda: learner.train_on_batch(*data, sample_weight=np.ones(shape)),
+        ["sample_weight: expected", f"found the shape {shape}"],
         here,
     )
 
@@ -380,10 +442,41 @@ def test_a_weight_of_tasks_for_several_losses(here):
     )
 
 
-def test_an_accuracy_of_labels_in_a_column(here):
+@pytest.mark.parametrize("loss", [losses.accuracy, CROSS_ENTROPY])
+def test_labels_in_a_column(loss, here):
     labels, logits = np.zeros([2, 2, 1]), tf.zeros([2, 2, 2])
     fragment = "The labels: expected, by the predictions, the shape [2, 2]"
-    check_error(lambda: losses.accuracy(labels, logits), [fragment], here)
+    check_error(lambda: loss(labels, logits), [fragment], here)
+
+
+def test_scoring_no_tasks(here):
+    data = tasks.from_arrays(X, Y, ways=2, shots=2, queries=2).take(0)
+    check_error(
+        lambda: adaptation_curve(maml()(), data, SPARSE),
+        ["The data: expected meta-batches, found none."],
+        here,
+    )
+
+
+def test_scoring_what_predicts_at_its_end_alone(here):
+    data = tasks.from_arrays(X, Y, ways=2, shots=2, queries=2).take(1)
+    check_error(
+        lambda: adaptation_curve(reptile()(), data, SPARSE),
+        ["The learner: expected a MAML", "got a Reptile."],
+        here,
+    )
+
+
+def test_a_layer_that_is_frozen_late(here):
+    model = network(layers.Dense(2))
+    learner = reptile(model)()
+    model.layers[0].trainable = False
+    learner.compile("sgd")
+    check_error(
+        lambda: learner.train_on_batch(QUERY, LABELS),
+        ["expected the 4 trainable variables that the learner", "found 2."],
+        here,
+    )
 
 
 def test_scoring_tasks_without_an_end(here):

@@ -294,3 +294,12 @@ def test_what_is_frozen_stays_so(nested):
     ]
     expected = learner.adapt_and_predict(x[None], y[None], x[None])[0]
     np.testing.assert_allclose(adapted(x), expected, 1e-4, 1e-5)
+
+
+def test_a_weight_that_is_frozen_alone_stays_so():
+    network = mlp()
+    network.layers[0].kernel.trainable = False
+    learner = maml(network)
+    copy = learner.adapt(np.zeros([3, 4]), np.arange(3))
+    frozen = [weight.trainable for weight in copy.weights]
+    assert frozen == [False, True, True, True]

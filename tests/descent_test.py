@@ -71,6 +71,17 @@ def test_refuses_what_a_task_has_not():
         descent.draw_batches(tf.constant([1, 2]), 1, 3, 4, 1, replacement=True)
     with pytest.raises(ValueError, match="fewer than the 4 examples"):
         descent.split_tail(tf.constant([0, 1, 0, 1]), ways=2, shots=2)
+    with pytest.raises(ValueError, match="2 examples of each .* found 1 of"):
+        descent.split_tail(tf.constant([0, 1, 0, 0, 0]), ways=2, shots=2)
+
+
+def test_a_graph_refuses_a_tail_of_too_few():
+    split = tf.function(lambda y: descent.split_tail(y, 2, 2))
+    tails = tf.function(
+        lambda y: tf.map_fn(split, y, fn_output_signature=(tf.int32, tf.int32))
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of each class"):
+        tails(tf.constant([[0, 1, 0, 0, 0]]))
 
 
 def test_parameters_come_back():

@@ -160,6 +160,12 @@ def test_weights_without_a_compiled_loss_are_those_of_tasks():
         learner.evaluate((x, x[..., :1], x), x[..., :1], 4, 0, np.ones([4, 4]))
 
 
+def test_no_data_are_named(learner):
+    nothing = tf.data.Dataset.from_tensors(tf.zeros([])).take(0)
+    with pytest.raises(ValueError, match="expected meta-batches, found none"):
+        evaluation.adaptation_curve(learner, nothing, losses.accuracy)
+
+
 def test_a_scaled_loss_is_scaled_back():
     x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
     weights = []

@@ -112,3 +112,24 @@ def test_targets_may_be_integers():
     y, prediction = np.array([[1], [3]]), np.array([[1.0], [2.0]])
     found = losses.mean_squared_error(tf.constant(y), tf.constant(prediction))
     np.testing.assert_allclose(found, 0.5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", "huber"])
+def test_targets_of_one_output_may_lack_its_axis(loss):
+    y = np.random.default_rng(0).random([2, 4])
+    prediction = tf.constant(np.random.default_rng(1).random([2, 4, 1]))
+    task_loss = losses.per_task(loss, 1)
+    expected = task_loss(tf.constant(y[..., None]), prediction)
+    np.testing.assert_allclose(task_loss(tf.constant(y), prediction), expected)
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError()])
+def test_labels_are_no_targets_of_several_outputs(loss):
+    labels, prediction = tf.zeros([5, 5], tf.int32), tf.zeros([5, 5, 5])
+    with pytest.raises(ValueError, match="targets: expected, by the pred"):
+        losses.per_task(loss, 1)(labels, prediction)
+
+
+def test_cross_entropy_names_labels_of_another_shape():
+    with pytest.raises(ValueError, match="labels: expected, by the pred"):
+        losses.CrossEntropy(1)(tf.zeros([2, 4, 1]), tf.zeros([2, 4, 5]))

@@ -75,3 +75,101 @@ for one, two in zip(end, other, strict=True):
 )
 def test_replicas_train_as_one(arguments):
     check_runs(PROGRAM, arguments)
+
+
+TWO = """
+import sys
+
+import keras, numpy as np, tensorflow as tf
+from maml_tf import MAML, Reptile, inner_optimizers
+
+[cpu] = tf.config.list_physical_devices("CPU")
+parts = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, parts)
+x = np.random.default_rng(0).normal(size=(8, 3, 1)).astype("float32")
+
+def batches(size, *parts):
+    return tf.data.Dataset.from_tensor_slices(parts).batch(size)
+
+def maml(**options):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+        learner = MAML(network, "mse", inner_lr=0.1)
+        learner.compile("sgd", "mse", **options)
+    return learner
+
+def uneven():
+    learner, data = maml(), batches(3, (x, x, x), x)
+    try:
+        learner.fit(data, verbose=0)
+    except ValueError as error:
+        assert "found parts of 2, 1 tasks; batch with `drop_" in str(error)
+    else:
+        raise AssertionError
+    assert learner.evaluate(data, verbose=0) > 0
+
+def short():
+    learner = maml(steps_per_execution=5)
+    history = learner.fit(batches(4, (x, x, x), x), verbose=0).history
+    assert learner.optimizer.iterations == 2 and history["loss"][0] > 0
+
+def eager():
+    learner, found = maml(run_eagerly=True), []
+    learner.inner_update = lambda phi, *_: (
+        found.append(tf.executing_eagerly()) or phi
+    )
+    learner.fit(batches(8, (x, x, x), x), verbose=0)
+    assert found[-1]
+
+def measured():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+        learner = Reptile(
+            network, inner_optimizers.SGD(0.1), inner_steps=1, inner_loss="mse"
+        )
+        learner.compile("sgd", "mse", metrics=["mae"])
+    training, tests = batches(4, x, x), batches(4, (x, x, x), x)
+    first = learner.fit(training, verbose=0).history
+    both = learner.fit(training, validation_data=tests, verbose=0).history
+    assert [*first] == ["loss"] and [*both] == ["loss", "val_loss", "val_mae"]
+    assert both["val_mae"][0] > 0
+
+def reptile(strategy, engine):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    with strategy.scope():
+        network = keras.Sequential([
+            keras.Input([1]), layers.Dense(8), layers.Dropout(0.5),
+            layers.Dense(1),
+        ])
+        learner = Reptile(
+            network, inner_optimizers.SGD(0.1), inner_steps=2,
+            inner_loss="mse", engine=engine, transductive=True,
+        )
+        learner.compile("sgd", "mse")
+    return learner
+
+def dropout():
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    learner, task = reptile(two, "stacked"), tf.constant(x[:1])
+    draws = [tf.constant([[[0, 1, 2]]])]
+    change = lambda: learner.changes(task, task, draws)[0]
+    ends = tf.function(lambda: two.run(change), autograph=False)().values
+    assert tf.reduce_any(ends[0] != ends[1])
+    losses = [
+        reptile(strategy, "looped").evaluate(
+            batches(8, (x, x, x), x), verbose=0
+        )
+        for strategy in (tf.distribute.get_strategy(), two)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+globals()[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize(
+    "case", ["uneven", "short", "eager", "measured", "dropout"]
+)
+def test_two_replicas(case):
+    check_runs(TWO, case)

@@ -288,3 +288,32 @@ def test_accumulated_gradients_are_of_other_mini_batches():
         seeds.append(tuple(made._seed(True).numpy()))
         made.train_on_batch(*data())
     assert len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda: keras.optimizers.SGD(0.5, loss_scale_factor=8.0),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)),
+    ],
+)
+def test_the_step_is_the_same_whatever_scale_a_loss_has(scaled, float64):
+    made = learner()
+    made.compile(scaled())
+    made.train_on_batch(*data())
+    assert_same(made.network.get_weights(), trained(updates=1))
+
+
+@pytest.mark.parametrize("loss", [None, "mse"])
+def test_an_evaluation_is_of_the_queries_alone(loss):
+    net = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, kernel_regularizer="l2")]
+    )
+    made = Reptile(net, SGD(0.1), inner_steps=1, inner_loss="mse")
+    made.compile("sgd", loss)
+    x, y = data()
+    weight = np.arange(TASKS)
+    task = (x, y, x[:, :TASKS]), y[:, :TASKS]  # as many queries as tasks
+    found = made.evaluate(*task, sample_weight=weight, verbose=0)
+    each = tf.reduce_mean((made(task[0]) - task[1]) ** 2, (1, 2))
+    np.testing.assert_allclose(found, np.mean(weight * each), 1e-4)

@@ -197,3 +197,34 @@ def test_every_weight_is_saved_once(learner, tmp_path):
         )
     expected = [weight.shape.num_elements() for weight in learner.weights]
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("test_inner_steps", 1), ("inner_lr", 1.0)]
+)
+def test_an_argument_may_be_assigned_after_a_prediction(name, value):
+    learner = compiled(LEARNERS["maml"])
+    x = np.random.default_rng(0).normal(size=[2, 3, 4])
+    task = x, np.tile([0, 1, 2], [2, 1]), x
+    before = learner.predict(task, verbose=0)
+    setattr(learner, name, value)
+    after = learner.predict(task, verbose=0)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, learner.adapt_and_predict(*task), 1e-4)
+
+
+def test_an_argument_may_be_assigned_in_training():
+    learner = compiled(LEARNERS["meta_sgd"])
+    found = []
+    learner.inner_update = lambda phi, *_: found.append(learner.seed) or phi
+    assign = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: setattr(learner, "seed", batch)
+    )
+    learner.fit(
+        data(learner, 0),
+        steps_per_epoch=2,
+        verbose=0,
+        shuffle=False,
+        callbacks=[assign],
+    )
+    assert {0, 1} <= {*found}
