@@ -113,7 +113,8 @@ def deviations(name: str, record: dict) -> list[str]:
     Args:
       name: of the experiment.
       record: what a test wrote. `settings` are those of training, and
-        `test_settings` those of the test; older records have none.
+        `test_settings` those of the test; older records have none. `changes`
+        are those of settings during the training.
     """
     rows = published.by_name()[name]
     given = published.flags_of(rows[0].flagfile)
@@ -122,9 +123,11 @@ def deviations(name: str, record: dict) -> list[str]:
     of_test = published.flags_in([*published.TEST, *more])
     kind = CONFIGS[rows[0].flagfile.split("/")[0]]
     own = original(given["env"], record["algo"]) if kind is RLConfig else {}
+    changes = record.get("changes") or []
     return [
         *_changed(kind, record["settings"], given, own),
         *_changed(kind, record.get("test_settings"), given | of_test, own),
+        *(c for c in changes if c.split(":")[0].strip("-") not in FREE),
     ]
 
 

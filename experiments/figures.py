@@ -228,7 +228,8 @@ def _training(chosen, results, path, unit):
             x, scores = _scores(record, results, "accuracy_1", 5)
             if unit == "hours":
                 x = x / record["iterations"] * record["seconds"] / 3600
-            curves[label] = x, scores
+            seed = f", seed {record['seed']}" * bool(record["seed"])
+            curves[label + seed] = x, scores
     if curves:
         axis = "meta-iterations" if unit == "iterations" else "hours"
         plots.plot_training(curves, path, "validation accuracy, %", axis)

@@ -174,8 +174,10 @@ def train_mean(config: MultitaskConfig) -> None:
         done = run.latest()
         if done is not None:
             checkpoints.restore(done, learner, phase=None)
-        run.describe(__doc__)
         print(f"folder     {config.folder}")
+        if run.is_over(done, config.models):
+            return
+        run.describe(__doc__)
         _train(run, learner, done.iteration if done else 0)
 
 
@@ -217,9 +219,11 @@ def _report(errors):
 
 
 def _run(config):
-    if flags.FLAGS.explain:
+    given = flags.FLAGS
+    does_no_more = given.check_data or given.export_checkpoint is not None
+    if given.explain:
         print(__doc__.strip())
-    elif config.train:
+    elif config.train and not does_no_more:
         train_mean(config)
     else:
         main.perform(config)

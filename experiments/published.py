@@ -103,7 +103,7 @@ def placed(
     usual = "1" if flagfile.startswith("rl/") else "0"
     given = flags_in("--" + flag.lstrip("-") for flag in flags)
     if key in given:
-        return flags, pathlib.Path(given[key])
+        return flags, pathlib.Path(given[key]).expanduser()
     seed = given.get("seed", usual)
     folder = f"logs/{name}" + (f"_seed{seed}" if seed != usual else "")
     return [*flags, f"--{key}={folder}"], ROOT / folder

@@ -149,8 +149,11 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
     else:
         _train_and_test(rows, flagfile, flags, budget)
         print(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
-    for file in collect.collect(name, folder, began):
+    results = collect.collect(name, folder, began)
+    for file in results:
         print(f"Result: results/records/{file}")
+    if not results:
+        print(f"No result: no test wrote a record in {folder}.")
 
 
 def _values(rows):
@@ -164,15 +167,17 @@ def _values(rows):
 
 def _train_and_test(rows, flagfile, flags, budget):
     module = MODULES[flagfile.split("/")[0]]
-    if module == "maml_tf.main_reptile":
-        if _call(module, flagfile, flags, budget):
+    ended = _call(module, flagfile, flags, budget)
+    # What was trained is tested, not what it started from.
+    flags = [f for f in flags if not re.match("--import[-_]checkpoint", f)]
+    if module == "maml_tf.main_reptile":  # It tests what it has trained.
+        if ended:
             _call(module, flagfile, [*flags, "--pretrained"])
         return
-    if module == "maml_tf.main_rl":  # It tests what it has trained.
-        if _call(module, flagfile, flags, budget):
+    if module == "maml_tf.main_rl":  # It does, too.
+        if ended:
             _call(module, flagfile, [*flags, "--train=False"])
         return
-    _call(module, flagfile, flags, budget)
     tests = dict.fromkeys(row.test_flags for row in rows)
     for test in tests:
         only = [*published.TEST, *test.split()]
@@ -196,6 +201,10 @@ def _call(module, flagfile, flags, budget=None):
         process.wait()
     except KeyboardInterrupt:
         process.wait()  # It had the signal too, and saves.
+        raise
+    except SystemExit:
+        process.terminate()
+        process.wait()
         raise
     stopped = asked and process.returncode in STOPPED
     if process.returncode and not stopped:
@@ -248,7 +257,13 @@ def _failed(word, flags, budget):
     return False
 
 
+def _end(signal_number, frame):
+    """Ends this on SIGTERM, and first what it runs."""
+    sys.exit(128 + signal_number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

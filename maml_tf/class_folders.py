@@ -43,7 +43,8 @@ def load_class_folders(
       cache_dir: see `maml_tf.cache.cached`.
 
     Raises:
-      DataError: if there are no such images, or some are unreadable.
+      DataError: if there are no such images, some are unreadable, or another
+        part has the same classes.
     """
     if part not in FOLDERS:
         names = ", ".join(FOLDERS)
@@ -54,6 +55,7 @@ def load_class_folders(
         sizes = {member.path: member.size for member in walk(root)}
         if not (classes := in_class_folders(sizes, part)):
             raise DataError(_nothing(root, part))
+        _require_apart(root, sizes, part)
         return image_files(FORM, root, classes, sizes)
 
     shape = f"{image_format.size}x{image_format.channels}"
@@ -84,6 +86,22 @@ def _in_a_part(path):
         if part := _PARTS.get(path.parts[place].lower()):
             return part, *path.parts[place + 1 :]
     return "", ""
+
+
+def _require_apart(root, sizes, part):
+    """Refuses classes that another part has, too: they test nothing new."""
+    own = {*in_class_folders(sizes, part)}
+    for other in FOLDERS:
+        both = (
+            sorted(own & {*in_class_folders(sizes, other)})
+            if other != part
+            else []
+        )
+        if both:
+            raise DataError(
+                f"--data_dir={root}: expected other classes in {part} than in "
+                f"{other}, found in both: {', '.join(both[:5])}."
+            )
 
 
 def _require_copy(one, other, sizes):

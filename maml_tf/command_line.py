@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from maml_tf.settings import ConfigError
 
+PATHS = ("logdir", "folder", "import_checkpoint")
+"""Fields that are paths, but for those of data."""
+
 
 def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
     """Returns the fields of settings: given by flags, or told, or defaults.
@@ -22,10 +25,13 @@ def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
       told: fields known from elsewhere, for flags that are not given.
     """
     flags = {f: values[kind.flag_name(f)] for f in kind.__dataclass_fields__}
-    return {
+    found = {
         field: flag.value if flag.present else told.get(field, flag.value)
         for field, flag in flags.items()
     }
+    # No shell expands ~ after the = of a flag.
+    paths = {f: os.path.expanduser(found[f]) for f in PATHS if found.get(f)}
+    return found | paths
 
 
 def check_flagfiles(

@@ -93,6 +93,8 @@ def load(folder: str, changes: dict) -> Run:
                     "reptile-tf: tasks have 1 query a class, are not turned, "
                     "and have one order of labels."
                 )
+        if statistics := changes.get("norm_statistics"):
+            settings["transductive"] = _is_transductive(folder, statistics)
         config = _config(ReptileConfig, settings)
         learner = reptile_train.build_learner(config)
         # Adam's moments are part of the inner loop.
@@ -103,6 +105,16 @@ def load(folder: str, changes: dict) -> Run:
         learner = train.build_learner(config, train.build_network(config))
         checkpoints.restore(checkpoint, learner, phase=None)
     return Run(checkpoint, config, learner)
+
+
+def _is_transductive(folder, statistics):
+    """Returns what `reptile-tf` calls a choice of `maml-tf`."""
+    if statistics == "support":
+        raise ConfigError(
+            "--norm_statistics: expected queries or support_and_query with "
+            f"{folder}, a run of reptile-tf, got 'support'."
+        )
+    return statistics == "queries"
 
 
 def _config(kind, settings):

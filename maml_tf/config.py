@@ -232,8 +232,11 @@ class Config(Settings):
             self.refuse("jit_compile", "auto or false with --strategy")
         if self.select == "validation":
             self._check_selection()
-        if self.import_checkpoint and self.test_iter != -1 and not self.train:
+        if self.import_checkpoint and self.test_iter != -1:
             self.refuse("test_iter", "-1 with --import_checkpoint")
+        if self.train:
+            self._check_name("train_shots", "shots")
+            self._check_name("train_inner_lr", "inner_lr")
         self.check_import()
         self.check_devices()
         self.check_choice("dtype_policy", DTYPE_POLICIES)
@@ -243,6 +246,15 @@ class Config(Settings):
             self.refuse(
                 "meta_iterations",
                 "at least 1 iteration here or in --pretrain_iterations",
+            )
+
+    def _check_name(self, of_training, own):
+        """Refuses a folder that says what it was not trained with."""
+        value = getattr(self, own)
+        if getattr(self, of_training) not in (-1, value):
+            self.refuse(
+                of_training,
+                f"-1, or {value} as --{self.flag_name(own)} in training",
             )
 
     def _check_selection(self):

@@ -84,7 +84,10 @@ class Table:
         return {"iteration": self._iterations[index], **dict(row)}
 
     def sync(self) -> None:
-        """Makes sure that rows are on disk."""
+        """Makes sure that all rows are on disk."""
+        if len(self) and not self._whole:
+            self._write_whole()
+            self._whole = True
         if os.path.exists(self.path):
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())

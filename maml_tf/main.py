@@ -1,5 +1,6 @@
 """`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -215,7 +216,7 @@ def config_from_flags(
     """
     told = {}
     if prefix := values["import_checkpoint"].value:
-        told = legacy.settings(prefix)
+        told = legacy.settings(os.path.expanduser(prefix))
     fields = command_line.fields(kind, values, told)
     if fields["baseline"] == "None":
         fields["baseline"] = None
@@ -285,6 +286,7 @@ def perform(config: Config) -> None:
         for line in datasets.check(config):
             print(line)
     elif (prefix := flags.FLAGS.export_checkpoint) is not None:
+        prefix = os.path.expanduser(prefix)
         train.export(config, prefix)
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:

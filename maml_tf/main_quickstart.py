@@ -14,6 +14,10 @@ PAPER = {
     "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
 }
 TEST_SHOTS = (5, 10)
+REFUSED = (
+    *("explain", "check_data", "export_checkpoint", "compare"),
+    *("train", "test_iter", "import_checkpoint"),
+)
 
 
 def configurations(config):
@@ -53,7 +57,7 @@ def run_quickstart(config) -> None:
     """
     if config.datasource != "sinusoid":
         config.refuse("datasource", "sinusoid in the quickstart")
-    for name in ("explain", "check_data", "export_checkpoint", "compare"):
+    for name in REFUSED:
         if flags.FLAGS[name].present:
             raise ConfigError(f"--{name}: expected none in the quickstart.")
     cores.share_unless_started(config.meta_batch_size)
@@ -75,7 +79,10 @@ def run_quickstart(config) -> None:
         curves = {k: train.evaluate(test) for k, test in tests.items()}
         # The paper prints values for five-shot tests alone.
         paper = PAPER if shots == 5 else {}
-        print(f"\n{shots}-shot test, mean squared error over 600 tasks")
+        print(
+            f"\n{shots}-shot test, mean squared error over "
+            f"{config.test_tasks} tasks"
+        )
         print(table(curves, paper))
         stem = os.path.join(config.logdir, f"quickstart_{shots}shot")
         intervals = {k: (c.mean, c.ci95) for k, c in curves.items()}

@@ -1,5 +1,6 @@
 """`reptile-tf`: meta-trains and evaluates as supervised-reptile does."""
 
+import os
 import sys
 
 from absl import flags
@@ -119,7 +120,7 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     """
     told = {}
     if prefix := values["import_checkpoint"].value:
-        told = legacy.settings(prefix)
+        told = legacy.settings(os.path.expanduser(prefix))
     return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
 
@@ -144,6 +145,7 @@ def _run(arguments):
             print(line)
         return
     if (prefix := values.export_checkpoint) is not None:
+        prefix = os.path.expanduser(prefix)
         reptile_train.export(config, prefix)
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
         return

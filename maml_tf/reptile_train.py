@@ -267,6 +267,8 @@ def train(config: ReptileConfig) -> None:
         part: evaluation_tasks(config, part, 1, 1)
         for part in curve_parts(config)
     }
+    for part in parts(config):  # What the test will miss is found before.
+        evaluation_tasks(config, part, 1, 2)
     with strategy.scope():
         learner = build_learner(config)
     run, imported = RunFolder(config, distribution.is_chief(config)), None
@@ -275,7 +277,7 @@ def train(config: ReptileConfig) -> None:
     with run.entered():
         if imported is not None:
             run.save(learner, PHASE, imported)
-            print(f"Imported: {config.import_checkpoint}, of step {imported}")
+            run.note_import(imported)
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, curves, learner)
@@ -289,9 +291,9 @@ def _train(run, data, curves, learner):
         checkpoints.restore(done, learner, PHASE)
         start = done.iteration
     distribution.require_same(learner.distribute_strategy, start)
-    run.describe(explanations.explain(config, learner.network))
     print(explanations.header(config, learner.network))
-    if start < config.meta_iterations:
+    if not run.is_over(done, config.meta_iterations):
+        run.describe(explanations.explain(config, learner.network))
         _fit(run, learner, data, curves, start)
 
 
@@ -357,11 +359,11 @@ def evaluate(config: ReptileConfig) -> list[Score]:
       checkpoints.CheckpointError: if there is none, or it is of another
         architecture.
       cache.DataError: see `training_tasks`.
-      settings.ConfigError: if another seed had divided the classes.
+      settings.ConfigError: if it was trained on other images, or another seed
+        had divided the classes.
     """
     learner = build_learner(config)
     checkpoint = _restore(config, learner)
-    _require_split(config, checkpoint)
     files.make_writable(config.folder)
     facts = run_folder.facts_of(config, checkpoint)
     scorer = _scorer(config, learner)
@@ -372,17 +374,6 @@ def evaluate(config: ReptileConfig) -> list[Score]:
     record = evaluation_facts(config, scores) | facts
     records.write(result_stem(config) + ".json", record)
     return scores
-
-
-def _require_split(config, checkpoint):
-    """Refuses to test on characters that another seed has in training."""
-    if checkpoint is None or config.datasource != "omniglot":
-        return
-    seed = checkpoints.read(checkpoint).settings.get("seed", config.seed)
-    if seed != config.seed:
-        config.refuse(
-            "seed", f"{seed}, by which {checkpoint.path} divided the classes"
-        )
 
 
 def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
@@ -427,7 +418,11 @@ def _restore(config, learner):
         _import(config, learner)
         return None
     checkpoint = checkpoints.find(config.folder)
+    run_folder.require_same(config, checkpoint, run_folder.IMAGES)
+    if config.datasource == "omniglot":  # Another seed divides the classes.
+        run_folder.require_same(config, checkpoint, ["seed"])
     checkpoints.restore(checkpoint, learner, PHASE)
+    print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
 
 

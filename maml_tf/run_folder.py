@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from maml_tf import checkpoints, files, logs, provenance, records
 from maml_tf.settings import Settings
@@ -16,6 +16,9 @@ TABLES = (
     "seconds.csv",
 )
 """All tables that a run may have."""
+
+IMAGES = ("datasource", "image_size", "image_channels")
+"""Settings that say what a network sees."""
 
 
 class RunFolder:
@@ -30,6 +33,7 @@ class RunFolder:
         self.config = config
         self.writes = writes
         self.tables: dict[str, logs.Table] = {}
+        self.changes: list[str] = []
 
     @property
     def resumes(self) -> bool:
@@ -55,11 +59,17 @@ class RunFolder:
             for name in TABLES:
                 logs.read_rows(self._path(name))
             if not self.config.resume:
-                for old in checkpoints.list_checkpoints(self.config.folder):
-                    old.path.unlink()
+                self._remove_earlier()
             yield
             # An earlier process may have been killed before it did so.
             checkpoints.tidy(self.config.folder)
+
+    def _remove_earlier(self):
+        for old in checkpoints.list_checkpoints(self.config.folder):
+            old.path.unlink()
+        for name in TABLES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(name))
 
     def latest(self) -> checkpoints.Checkpoint | None:
         """Returns the checkpoint to go on from; says what changed since.
@@ -80,14 +90,40 @@ class RunFolder:
         )
         for change in self.config.changes_since(before, found.path):
             print(f"Changed: {change}")
+            self.changes.append(f"{change} from {found.iteration} on")
         return found
 
+    def note_import(self, iteration: int) -> None:
+        """Notes, and says, that a run starts from another's checkpoint."""
+        prefix = self.config.import_checkpoint
+        print(f"Imported: {prefix}, of step {iteration}")
+        name = os.path.basename(prefix)
+        self.changes.append(f"imported: {name}, of step {iteration}")
+
+    def is_over(
+        self, done: checkpoints.Checkpoint | None, iterations: int
+    ) -> bool:
+        """Returns whether all iterations were done, and says so."""
+        over = done is not None and done.iteration >= iterations
+        if over:
+            path, iteration = done
+            print(f"Nothing to train: {path} is of iteration {iteration}")
+        return over
+
     def describe(self, explanation: str) -> None:
-        """Writes `config.json`: the settings, what they mean, the commit."""
+        """Writes `config.json`: the settings, what they mean, the commit.
+
+        Of a run that goes on it keeps the commits before, and what changed.
+        """
         if not self.writes:
             return
         path = self._path("config.json")
-        whole = self.config.to_json(explanation, commit=provenance.commit())
+        before = _described(self.config.folder) if self.resumes else {}
+        whole = self.config.to_json(
+            explanation,
+            commit=_joined(before.get("commit"), provenance.commit()),
+            changes=[*before.get("changes", []), *self.changes],
+        )
         with files.replacing(path) as file:
             file.write(whole.encode())
 
@@ -130,6 +166,19 @@ class RunFolder:
         return os.path.join(self.config.folder, name)
 
 
+def require_same(
+    config, checkpoint: checkpoints.Checkpoint, names: Iterable[str]
+) -> None:
+    """Refuses settings of data that are not those of training.
+
+    Raises:
+      settings.ConfigError: names the flag and both values.
+    """
+    before = checkpoints.read(checkpoint).settings
+    kept = {name: before[name] for name in names if name in before}
+    config.changes_since(kept, checkpoint.path)
+
+
 def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
     """Returns what a folder tells of how a checkpoint came about.
 
@@ -139,22 +188,28 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
 
     Returns:
       For `records.write`: `iterations` done, `seconds` that they took, the
-      `commit` that trained, its `settings` that can change a number, its
-      `seed`, and `test_settings`, those of the evaluation that training does
-      not have or had otherwise. What is not known is `None`.
+      `commit` that trained, or several in turn, its `settings` that can change
+      a number, the `changes` of settings while it trained, its `seed`, and
+      `test_settings`, those of the evaluation that training does not have or
+      had otherwise. What is not known is `None`.
     """
     if checkpoint is None:
-        names = "checkpoint", "iterations", "seconds", "commit", "settings"
+        names = (
+            *("checkpoint", "iterations", "seconds", "commit", "settings"),
+            "changes",
+        )
         unknown = {**dict.fromkeys(names), "seed": None}
         return {**unknown, "test_settings": _test_settings(config, {})}
     settings = checkpoints.read(checkpoint).settings
     trained = {k: v for k, v in settings.items() if k not in config.FREE}
+    described = _described(config.folder)
     return {
         "checkpoint": checkpoint.path.name,
         "iterations": checkpoint.iteration,
         "seconds": _seconds(config.folder, checkpoint.iteration),
-        "commit": _commit(config.folder),
+        "commit": described.get("commit"),
         "settings": trained,
+        "changes": described.get("changes", []),
         "test_settings": _test_settings(config, trained),
         "seed": settings.get("seed"),
     }
@@ -174,6 +229,14 @@ def _seconds(folder, iteration):
     return {r["iteration"]: r["seconds"] for r in rows}.get(iteration)
 
 
-def _commit(folder):
+def _joined(before, now):
+    """Returns the commits that trained, in turn; `None` if none is known."""
+    known = before.split(", ") if before else []
+    if now and known[-1:] != [now]:
+        known.append(now)
+    return ", ".join(known) or None
+
+
+def _described(folder):
     path = os.path.join(folder, "config.json")
-    return records.read(path).get("commit") if os.path.exists(path) else None
+    return records.read(path) if os.path.exists(path) else {}

@@ -232,7 +232,7 @@ def train(config: Config) -> str:
     with run.entered():
         if imported is not None:
             run.save(learner, "imported", imported)
-            print(f"Imported: {config.import_checkpoint}, of step {imported}")
+            run.note_import(imported)
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, learner)
@@ -247,11 +247,11 @@ def _train(run, data, learner):
     distribution.require_same(strategy, done.iteration if done else -1)
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
-    run.describe(_explanation(config, learner))
     engine = learner.engine_for(_inputs_spec(config, learner))
     print(explanations.header(config, network, engine))
-    if done is not None and done.iteration >= sum(config.phases):
-        print(f"Nothing to train: {done.path} is of iteration {done.iteration}")
+    if run.is_over(done, sum(config.phases)):
+        return
+    run.describe(_explanation(config, learner))
     end = 0
     for phase, iterations in zip(PHASES, config.phases, strict=True):
         end += iterations
@@ -489,6 +489,7 @@ def _restore(config, learner, score):
     if config.select == "validation":
         return _restore_best(config, learner, score)
     checkpoint = checkpoints.find(config.folder, config.test_iter)
+    run_folder.require_same(config, checkpoint, run_folder.IMAGES)
     checkpoints.restore(checkpoint, learner, phase=None)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
@@ -516,7 +517,8 @@ def _restore_best(config, learner, score):
         config, test_set=False, test_tasks=EVALUATION_TASKS
     )
     scores = {}
-    checkpoints.find(config.folder)  # Raises where there is none to score.
+    newest = checkpoints.find(config.folder)
+    run_folder.require_same(config, newest, run_folder.IMAGES)
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
         scores[checkpoint] = _scored(config, score).mean[-1]

@@ -210,7 +210,7 @@ def bomb(side=30_000):
 
 def classes(parts=("train", "val", "test"), names="abcde", images=2):
     return {
-        f"{part}/{name}/{i}.png": png()
+        f"{part}/{name if part == 'val' else part + name}/{i}.png": png()
         for part in parts
         for name in names
         for i in range(images)

@@ -1,6 +1,7 @@
 """Anyone's class folders: any size and colour, any number of images."""
 
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -158,6 +159,14 @@ def test_folders_in_a_class_are_of_the_class(folder):
     data = load(folder).data
     assert data.sizes.tolist() == [3, 3, 4]
     assert data.files[1] == ("0.png", "1.png", "more/yet/0.png")
+
+
+def test_classes_that_two_parts_have_are_named(folder):
+    shutil.copytree(folder / "train" / "bee", folder / "test" / "bee")
+    for part, other in [("train", "test"), ("test", "train")]:
+        message = f"other classes in {part} than in {other}, .* both: bee"
+        with pytest.raises(DataError, match=message):
+            load(folder, part)
 
 
 def test_the_last_folder_called_as_a_part_is_the_part(folder):

@@ -184,6 +184,18 @@ def test_refuses_what_a_run_of_reptile_leaves_no_choice_of(
         comparison.load("x", {field: 2})
 
 
+def test_a_run_of_reptile_heeds_whose_statistics(monkeypatch):
+    content = checkpoints.Content(reptile_train.PHASE, {}, {})
+    monkeypatch.setattr(comparison.checkpoints, "find", lambda folder: None)
+    monkeypatch.setattr(comparison.checkpoints, "read", lambda found: content)
+    monkeypatch.setattr(comparison.checkpoints, "restore", lambda *a: None)
+    for statistics in ("queries", "support_and_query"):
+        made = comparison.load("x", {"norm_statistics": statistics})
+        assert made.norm_statistics == statistics
+    with pytest.raises(ConfigError, match="--norm_statistics: expected quer"):
+        comparison.load("x", {"norm_statistics": "support"})
+
+
 def test_ways_of_sinusoids_do_not_matter(runs):
     one, other = (comparison.load(str(folder), {}) for folder in runs)
     ways = other.config.ways + 1

@@ -198,6 +198,32 @@ def test_a_policy_is_tested_when_its_budget_is_spent(monkeypatch, tmp_path):
     assert "--train=False" in test[2]
 
 
+def test_what_was_trained_is_tested_not_what_was_imported(
+    monkeypatch, tmp_path
+):
+    called = fake_calls(monkeypatch)
+    imported = "--import_checkpoint=x"
+    run.main(["sinusoid_maml", f"--logdir={tmp_path}", imported])
+    assert [imported in flags for _, flags, _ in called] == [True, *3 * [False]]
+
+
+def test_a_program_ends_with_what_runs_it(monkeypatch):
+    class Process:
+        ended = []
+
+        def wait(self, budget=None):
+            if not self.ended:
+                raise SystemExit(143)
+
+        def terminate(self):
+            self.ended.append(True)
+
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: Process())
+    with pytest.raises(SystemExit):
+        run._call("module", "flagfile", [])
+    assert Process.ended
+
+
 @pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n][0].flagfile])
 def test_the_usual_seed_has_the_folder_without_a_seed(name):
     flagfile = TABLE[name][0].flagfile

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from maml_tf import checkpoints, main_reptile, omniglot, reptile_train
+from maml_tf.cache import DataError
 from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
 
@@ -303,4 +304,21 @@ def test_a_test_keeps_to_the_classes_of_its_training(images, tmp_path, capsys):
     assert run(tmp_path / "run", *short, "--seed=3", "--shots=1") == 0
     capsys.readouterr()
     assert run(tmp_path / "run", *short, "--pretrained", "--shots=1") == 1
-    assert "--seed: expected 3, by which" in capsys.readouterr().err
+    assert "--seed: expected 3, with which" in capsys.readouterr().err
+
+
+def test_images_that_the_test_will_miss_are_missed_before(
+    images, tmp_path, monkeypatch, capsys
+):
+    there = reptile_train.image_classes
+
+    def missing(config, part):
+        if part == "validation":
+            raise DataError("no validation classes")
+        return there(config, part)
+
+    monkeypatch.setattr(reptile_train, "image_classes", missing)
+    line = "--datasource=miniimagenet", "--meta-iters=1", "--eval-samples=1"
+    assert run(tmp_path / "run", *line) == 1
+    assert "no validation classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

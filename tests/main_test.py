@@ -23,6 +23,8 @@ from maml_tf import (
     omniglot,
     train,
 )
+from maml_tf.config import Config
+from maml_tf.settings import ConfigError
 
 SHORT = ("--norm=None", "--meta_batch_size=2", "--nolog")
 META = (*SHORT, "--metatrain_iterations=400")
@@ -702,6 +704,7 @@ def test_help_lists_all_flags(capsys):
         ("--datasource=omniglot", "--datasource: expected sinusoid in"),
         ("--explain", "--explain: expected none in the quickstart"),
         ("--export_checkpoint=x", "--export_checkpoint: expected none"),
+        ("--train=False", "--train: expected none in the quickstart"),
     ],
 )
 def test_the_quickstart_refuses_what_it_does_not_do(
@@ -712,3 +715,23 @@ def test_the_quickstart_refuses_what_it_does_not_do(
         assert main_quickstart.main(["quickstart"]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"import_checkpoint": "x", "test_iter": 5}, "test_iter"),
+        ({"shots": 10, "train_shots": 5}, "train_update_batch_size"),
+        ({"inner_lr": 0.1, "train_inner_lr": 0.2}, "train_update_lr"),
+    ],
+)
+def test_refuses_in_training_what_is_of_a_test(settings, flag):
+    with pytest.raises(ConfigError, match=f"--{flag}: expected -1"):
+        Config(**settings)
+
+
+def test_a_tilde_is_the_home_folder():
+    with flagsaver.flagsaver():
+        parse("--logdir=~/x")
+        found = main.config_from_flags(flags.FLAGS)
+    assert found.logdir == os.path.expanduser("~/x")

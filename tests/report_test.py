@@ -147,6 +147,20 @@ def test_another_test_is_a_deviation(name, changed, words):
     assert collect.deviations(name, found) == words
 
 
+def test_settings_that_changed_while_training_are_deviations():
+    found = {
+        "shots": 5,
+        "settings": None,
+        "changes": [
+            "--meta_lr: 5.0 before, 0.001 from 100 on",
+            "--metatrain_iterations: 100 before, 200 from 100 on",
+            "imported: model99, of step 100",
+        ],
+    }
+    changes = collect.deviations("sinusoid_maml", found)
+    assert changes == [found["changes"][0], found["changes"][2]]
+
+
 def test_other_deviations_are_other_records(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "RECORDS", tmp_path)
     for settings in ({"meta_lr": 0.01}, {"inner_steps": 2}, {}):

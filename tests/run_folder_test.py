@@ -25,6 +25,8 @@ from maml_tf import (
     command_line,
     files,
     logs,
+    provenance,
+    records,
     reptile_train,
     run_folder,
     train,
@@ -32,6 +34,7 @@ from maml_tf import (
 from maml_tf.config import Config
 from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
+from maml_tf.settings import ConfigError
 
 SHORT = "--norm=None", "--meta_batch_size=2", "--update_batch_size=2"
 
@@ -226,6 +229,61 @@ def test_says_what_it_continues_with_otherwise(tmp_path, capsys):
     assert "Changed: --meta_lr: 0.001 before, 0.5" in output
     arrays = content(tmp_path, 200).values()
     assert any(a.shape == () and a == np.float32(0.5) for a in arrays)
+
+
+def test_a_run_knows_its_commits_and_what_changed(
+    tmp_path, monkeypatch, capsys
+):
+    lines = [(100,), (100,), (200, "--meta_lr=0.5"), (300, "--meta_lr=0.5")]
+    for commit, line in zip("abcd", lines, strict=True):
+        monkeypatch.setattr(provenance, "commit", lambda c=commit: c)
+        assert trains(tmp_path, *line) == 0
+    assert trains(tmp_path, 300, "--meta_lr=0.5", "--train=False") == 0
+    [path] = tmp_path.glob("cls_*/test_*.json")
+    found = records.read(path)
+    assert found["commit"] == "a, c, d"  # With b there was nothing to train.
+    assert found["changes"] == [
+        "--metatrain_iterations: 100 before, 200 from 100 on",
+        "--meta_lr: 0.001 before, 0.5 from 100 on",
+        "--metatrain_iterations: 200 before, 300 from 200 on",
+    ]
+
+
+def test_noresume_begins_all_tables_anew(tmp_path):
+    assert trains(tmp_path, 300) == 0
+    [folder] = tmp_path.glob("cls_*")
+    (folder / "validation.csv").write_text("iteration,accuracy\n5,1\n")
+    assert trains(tmp_path, 100, "--noresume") == 0
+    assert not (folder / "validation.csv").exists()
+    [row] = logs.read_rows(str(folder / "training.csv"))
+    assert row["iteration"] == 100
+
+
+def test_rows_that_were_not_written_come_before_a_checkpoint(
+    tmp_path, monkeypatch
+):
+    table = logs.Table(str(tmp_path / "x.csv"), 0, on_save_error="continue")
+    table.append(1, {"loss": 1.0})
+    with monkeypatch.context() as full:
+        full.setattr(logs.Table, "_write", fails)
+        table.append(2, {"loss": 2.0})
+        table._whole = False
+    table.sync()
+    assert [r["iteration"] for r in logs.read_rows(table.path)] == [1, 2]
+
+
+def fails(table):
+    raise OSError("No space left on device")
+
+
+def test_a_test_sees_what_training_saw(tmp_path, monkeypatch):
+    settings = {"datasource": "folder", "image_size": 64}
+    content = checkpoints.Content("reptile", settings, {})
+    monkeypatch.setattr(checkpoints, "read", lambda found: content)
+    found = checkpoints.Checkpoint(tmp_path, 1)
+    config = ReptileConfig(datasource="folder", image_size=84)
+    with pytest.raises(ConfigError, match="--image_size: expected 64"):
+        run_folder.require_same(config, found, run_folder.IMAGES)
 
 
 def test_the_length_of_pretraining_stays_once_it_is_over(tmp_path, capsys):

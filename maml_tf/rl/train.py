@@ -167,9 +167,9 @@ def _train(run, learner):
             learner.optimizer.learning_rate = config.meta_lr
         start = done.iteration
     distribution.require_same(learner.distribute_strategy, start)
-    run.describe(explanations.explain(config, learner.network))
     print(explanations.header(config, learner.network), flush=True)
-    if start < config.meta_iterations:
+    if not run.is_over(done, config.meta_iterations):
+        run.describe(explanations.explain(config, learner.network))
         _fit(run, learner, start)
 
 
@@ -216,8 +216,10 @@ def restore(
         return None
     found = checkpoints.find(config.folder)
     settings = checkpoints.read(found).settings
-    config.changes_since(settings, found.path)
+    for change in config.changes_since(settings, found.path):
+        print(f"Changed: {change}")
     checkpoints.restore(found, learner, PHASE)
+    print(f"Checkpoint: {found.path}")
     return found
 
 
