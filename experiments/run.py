@@ -34,6 +34,11 @@ MODULES = {
     "reptile": "maml_tf.main_reptile",
     "rl": "maml_tf.main_rl",
 }
+TEST_ALONE = {
+    "maml_tf.main_reptile": "--pretrained",
+    "maml_tf.main_rl": "--train=False",
+}
+"""Programs that test what they have trained, and how they do it alone."""
 VERBS = ("list", "report", "protocols")
 STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -170,13 +175,9 @@ def _train_and_test(rows, flagfile, flags, budget):
     ended = _call(module, flagfile, flags, budget)
     # What was trained is tested, not what it started from.
     flags = [f for f in flags if not re.match("--import[-_]checkpoint", f)]
-    if module == "maml_tf.main_reptile":  # It tests what it has trained.
+    if module in TEST_ALONE:
         if ended:
-            _call(module, flagfile, [*flags, "--pretrained"])
-        return
-    if module == "maml_tf.main_rl":  # It does, too.
-        if ended:
-            _call(module, flagfile, [*flags, "--train=False"])
+            _call(module, flagfile, [*flags, TEST_ALONE[module]])
         return
     tests = dict.fromkeys(row.test_flags for row in rows)
     for test in tests:

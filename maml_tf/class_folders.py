@@ -55,7 +55,7 @@ def load_class_folders(
         sizes = {member.path: member.size for member in walk(root)}
         if not (classes := in_class_folders(sizes, part)):
             raise DataError(_nothing(root, part))
-        _require_apart(root, sizes, part)
+        _require_apart(root, sizes, part, classes)
         return image_files(FORM, root, classes, sizes)
 
     shape = f"{image_format.size}x{image_format.channels}"
@@ -88,15 +88,10 @@ def _in_a_part(path):
     return "", ""
 
 
-def _require_apart(root, sizes, part):
+def _require_apart(root, sizes, part, classes):
     """Refuses classes that another part has, too: they test nothing new."""
-    own = {*in_class_folders(sizes, part)}
-    for other in FOLDERS:
-        both = (
-            sorted(own & {*in_class_folders(sizes, other)})
-            if other != part
-            else []
-        )
+    for other in (name for name in FOLDERS if name != part):
+        both = sorted({*classes} & {*in_class_folders(sizes, other)})
         if both:
             raise DataError(
                 f"--data_dir={root}: expected other classes in {part} than in "

@@ -418,9 +418,9 @@ def _restore(config, learner):
         _import(config, learner)
         return None
     checkpoint = checkpoints.find(config.folder)
-    run_folder.require_same(config, checkpoint, run_folder.IMAGES)
-    if config.datasource == "omniglot":  # Another seed divides the classes.
-        run_folder.require_same(config, checkpoint, ["seed"])
+    # Another seed divides Omniglot's classes otherwise.
+    split = ("seed",) * (config.datasource == "omniglot")
+    run_folder.require_same(config, checkpoint, (*run_folder.IMAGES, *split))
     checkpoints.restore(checkpoint, learner, PHASE)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint

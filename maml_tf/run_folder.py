@@ -194,11 +194,8 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
       had otherwise. What is not known is `None`.
     """
     if checkpoint is None:
-        names = (
-            *("checkpoint", "iterations", "seconds", "commit", "settings"),
-            "changes",
-        )
-        unknown = {**dict.fromkeys(names), "seed": None}
+        names = "checkpoint", "iterations", "seconds", "commit", "settings"
+        unknown = dict.fromkeys((*names, "changes", "seed"))
         return {**unknown, "test_settings": _test_settings(config, {})}
     settings = checkpoints.read(checkpoint).settings
     trained = {k: v for k, v in settings.items() if k not in config.FREE}
