@@ -10,6 +10,7 @@ import collections
 import csv
 import importlib.resources
 import io
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ _PICKLES = {
         "miniImageNet_category_split_test.pickle",
     ),
 }
+_log = logging.getLogger(__name__)
+_OF_TFDS = "a prepared data set of TensorFlow Datasets"
 _FORMS = """\
   train|val|test/<class>/<image>
   train.csv, val.csv, test.csv (filename,label) and their images, prepared or
@@ -97,7 +100,10 @@ def load_mini_imagenet(
     image_format = Format(SIZE, 3, resample)
     name = f"mini_imagenet_{part}_{resample.name.lower()}"
     settings = part, images_per_class
-    return packed(cache_dir, name, root, settings, image_format, find)
+    result = packed(cache_dir, name, root, settings, image_format, find)
+    if result.form == _OF_TFDS:
+        _log.info("No mini-ImageNet in %s: %s is taken", root, _OF_TFDS)
+    return result
 
 
 def class_list(part: str) -> list[str]:
@@ -308,8 +314,7 @@ def _from_tfds(root, part) -> Found:
     for i, (label, file, _) in enumerate(rows):
         classes.setdefault(label, {})[file] = i
     images = [image for *_, image in rows]
-    form = "a prepared data set of TensorFlow Datasets"
-    return Found(form, classes, lambda: enumerate(images))
+    return Found(_OF_TFDS, classes, lambda: enumerate(images))
 
 
 def _tfds_rows(part) -> list[tuple[str, str, bytes]]:

@@ -81,6 +81,8 @@ def load_omniglot(
     """
     data_dir = Path(os.path.expanduser(data_dir))
     roots, side = _find_roots(data_dir)
+    if not roots:
+        _log.info("No Omniglot in %s: TensorFlow Datasets' is taken", data_dir)
 
     def pack():
         drawings = _drawings(roots) if roots else _tfds_drawings(data_dir)

@@ -55,15 +55,15 @@ class Replicated(keras.Model):
     def apply_gradients(self, gradients):
         """Lets the optimizer act on the sum of all replicas' gradients.
 
-        Keras clips what a replica has, and then adds. Here the sum is clipped,
-        of which each replica hands on an equal part.
+        Keras clips what a replica has, and then adds; and of a loss scale it
+        asks the first replica alone whether it was too large. Here the sum is
+        clipped and asked, of which each replica hands on an equal part.
         """
         optimizer = self.optimizer
-        if count() > 1 and _clips(optimizer):
+        if count() > 1 and (_scales(optimizer) or _clips(optimizer)):
             context = tf.distribute.get_replica_context()
             total = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            total = optimizer._clip_gradients(total)
-            gradients = [part / count() for part in total]
+            gradients = [part / count() for part in _clipped(optimizer, total)]
         optimizer.apply(gradients, self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -93,6 +93,24 @@ def _clips(optimizer):
     return (
         optimizer.clipvalue or optimizer.clipnorm or optimizer.global_clipnorm
     )
+
+
+def _scales(optimizer):
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _clipped(optimizer, gradients):
+    """Returns gradients as an optimizer clips them, at their loss scale."""
+    if not _scales(optimizer):
+        return optimizer._clip_gradients(gradients)
+    scale = optimizer.scale_loss(1.0)
+    unscaled = [gradient / scale for gradient in gradients]
+    clipped = optimizer.inner_optimizer._clip_gradients(unscaled)
+    # An infinite one that became finite would pass for no overflow.
+    return [
+        tf.where(tf.math.is_finite(gradient), part * scale, gradient)
+        for gradient, part in zip(gradients, clipped, strict=True)
+    ]
 
 
 def count() -> int:

@@ -298,7 +298,7 @@ def test_pickles_of_anything_else_are_refused(content, problem, folder):
 # TensorFlow Datasets
 
 
-def test_tfds_data_set_is_the_same_array(folder, tmp_path):
+def test_tfds_data_set_is_the_same_array(folder, tmp_path, caplog):
     forms.class_images(folder)
     manual = tmp_path / "manual"
     folder.rename(manual)
@@ -306,8 +306,10 @@ def test_tfds_data_set_is_the_same_array(folder, tmp_path):
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual)
     )
+    caplog.set_level("INFO")
     found = load(folder.parent)
     assert found.form == "a prepared data set of TensorFlow Datasets"
+    assert f"No mini-ImageNet in {folder.parent}: a prepared" in caplog.text
     np.testing.assert_array_equal(
         found.data.images, forms.expected("validation")
     )

@@ -177,11 +177,13 @@ def test_tfds_has_the_same_images(tfds, data_dir, tmp_path):
         assert sorted(map(bytes, ours)) == sorted(map(bytes, theirs))
 
 
-def test_tfds_data_is_packed_once(tfds, data_dir, monkeypatch):
+def test_tfds_data_is_packed_once(tfds, data_dir, monkeypatch, caplog):
     tfds.prepared = True
     data = load(data_dir)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    caplog.set_level("INFO")
     assert_same(load(data_dir), data)
+    assert f"No Omniglot in {data_dir}: TensorFlow Datasets'" in caplog.text
 
 
 def test_prepared_tree_comes_first(data_dir):

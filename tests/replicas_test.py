@@ -164,12 +164,37 @@ def dropout():
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
+def scaled():
+    one = tf.distribute.get_strategy()
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for far, scale in ((1.0, 4.0), (np.inf, 2.0)):
+        ends, tasks = [], x[:4].copy()
+        tasks[3] *= far  # of the second replica
+        for strategy in (one, two):
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                network = keras.Sequential([
+                    keras.Input([1]), keras.layers.Dense(1)
+                ])
+                learner = MAML(network, "mse", inner_lr=0.1)
+                optimizer = keras.optimizers.LossScaleOptimizer(
+                    keras.optimizers.SGD(0.1, clipvalue=0.05), 4.0
+                )
+                learner.compile(optimizer, "mse")
+            before = network.get_weights()
+            data = batches(4, (tasks, tasks, tasks), 2 * tasks)
+            learner.fit(data, verbose=0)
+            assert tf.convert_to_tensor(optimizer.dynamic_scale.value) == scale
+            ends.append(network.get_weights())
+        np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-6)
+        assert (ends[1][0] == before[0]).all() == (scale == 2)
+
 globals()[sys.argv[1]]()
 """
 
 
 @pytest.mark.parametrize(
-    "case", ["uneven", "short", "eager", "measured", "dropout"]
+    "case", ["uneven", "short", "eager", "measured", "dropout", "scaled"]
 )
 def test_two_replicas(case):
     check_runs(TWO, case)
