@@ -141,7 +141,7 @@ class MAML(Learner):
     ):
         super().__init__(name=name)
         at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
-        integers(inner_steps=inner_steps)
+        integers(inner_steps=inner_steps, seed=seed)
         counts(block=block)
         at_least(1, tasks_per_step=tasks_per_step)
         finite(inner_lr=inner_lr)

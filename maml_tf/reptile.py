@@ -14,7 +14,7 @@ from maml_tf import (
     replicas,
     stacked,
 )
-from maml_tf.checks import at_least, counts, finite
+from maml_tf.checks import at_least, counts, finite, integers
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.saving import Learner, register
@@ -96,6 +96,7 @@ class Reptile(Learner):
     ):
         super().__init__(name=name)
         counts(inner_steps=inner_steps)
+        integers(seed=seed)
         at_least(
             1,
             inner_batch=inner_batch,

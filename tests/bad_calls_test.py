@@ -259,6 +259,8 @@ ARGUMENTS = {
         "task_metrics: expected losses by name, in a dictionary, got ['mae']",
     ),
     "no steps": (maml(inner_steps=None), "inner_steps: expected an integer"),
+    "no seed": (maml(seed=None), "seed: expected an integer of 64 bits, got N"),
+    "half a seed": (reptile(seed=0.5), "seed: expected an integer of 64 bits"),
     "a block of None": (maml(block=None), "block: expected an integer, got No"),
     "Reptile without steps": (
         reptile(inner_steps=None),
