@@ -3,7 +3,7 @@
 `model{iteration}.npz` holds the network's weights, the optimizers' states and
 the running metrics after `iteration` updates: all that training depends on,
 since meta-batch t depends on (seed, t) alone. With it are the settings of the
-run, and a checksum.
+run, its history, and a checksum.
 """
 
 import hashlib
@@ -130,7 +130,12 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
 
 
 def save(
-    folder: str, learner, phase: str, iteration: int, settings: dict
+    folder: str,
+    learner,
+    phase: str,
+    iteration: int,
+    settings: dict,
+    history: dict | None = None,
 ) -> pathlib.Path:
     """Writes a checkpoint and removes the oldest beyond ten.
 
@@ -143,12 +148,14 @@ def save(
       phase: "pretrain" or "meta": whose optimizer it is.
       iteration: updates done, both phases together.
       settings: of the run, for `read` to return.
+      history: how the run came here, likewise.
     """
     path = pathlib.Path(folder) / f"model{iteration}.npz"
     facts = {
         "phase": phase,
         "iteration": iteration,
         "settings": json.dumps(settings),
+        "history": json.dumps(history or {}),
     }
     entries = {**{k: np.asarray(v) for k, v in facts.items()}, **state(learner)}
     with files.replacing(path) as file:
@@ -175,11 +182,13 @@ class Content(NamedTuple):
       phase: "pretrain" or "meta".
       settings: of the run.
       arrays: the variables' values by name.
+      history: how the run came there.
     """
 
     phase: str
     settings: dict
     arrays: dict[str, np.ndarray]
+    history: dict
 
 
 def read(checkpoint: Checkpoint) -> Content:
@@ -257,8 +266,11 @@ def _content(file):
             int(arrays.pop("iteration")),
             str(arrays.pop("phase")),
         )
-        settings = dict(json.loads(str(arrays.pop("settings"))))
-        return Content(phase, settings, arrays), iteration
+        settings, history = (
+            dict(json.loads(str(arrays.pop(name, "{}"))))
+            for name in ("settings", "history")
+        )
+        return Content(phase, settings, arrays, history), iteration
     except Exception as error:  # whatever a damaged archive leads to
         raise DamagedError(
             f"{file.name}: expected a checkpoint, found a damaged file "

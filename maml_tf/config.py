@@ -50,6 +50,9 @@ class Config(Settings):
         "test_set",
         "test_tasks",
         "train",
+        # In training they are those of the inner loop, or none.
+        "train_inner_lr",
+        "train_shots",
     }
     NOTED = frozenset({"meta_iterations", "meta_lr"})
 

@@ -272,12 +272,11 @@ def train(config: ReptileConfig) -> None:
     with strategy.scope():
         learner = build_learner(config)
     run, imported = RunFolder(config, distribution.is_chief(config)), None
-    if config.import_checkpoint and not run.resumes:
+    if run.imports():
         imported = _import(config, learner)
     with run.entered():
         if imported is not None:
-            run.save(learner, PHASE, imported)
-            run.note_import(imported)
+            run.start_from_import(learner, PHASE, imported)
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, curves, learner)

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from maml_tf import checkpoints, files, logs, provenance, records
+from maml_tf import checkpoints, files, logs, provenance
 from maml_tf.settings import Settings
 
 TABLES = (
@@ -33,6 +33,7 @@ class RunFolder:
         self.config = config
         self.writes = writes
         self.tables: dict[str, logs.Table] = {}
+        self.commit: str | None = None
         self.changes: list[str] = []
 
     @property
@@ -59,14 +60,14 @@ class RunFolder:
             for name in TABLES:
                 logs.read_rows(self._path(name))
             if not self.config.resume:
-                self._remove_earlier()
+                for old in checkpoints.list_checkpoints(self.config.folder):
+                    old.path.unlink()
+                self._remove_tables()
             yield
             # An earlier process may have been killed before it did so.
             checkpoints.tidy(self.config.folder)
 
-    def _remove_earlier(self):
-        for old in checkpoints.list_checkpoints(self.config.folder):
-            old.path.unlink()
+    def _remove_tables(self):
         for name in TABLES:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(name))
@@ -85,6 +86,8 @@ class RunFolder:
                 checkpoints.refuse_original(self.config.folder)
             return None
         content = checkpoints.read(found)
+        self.commit = content.history.get("commit")
+        self.changes = content.history.get("changes", [])
         before = self.config.fixed_at(
             content.phase, found.iteration, content.settings
         )
@@ -93,12 +96,25 @@ class RunFolder:
             self.changes.append(f"{change} from {found.iteration} on")
         return found
 
-    def note_import(self, iteration: int) -> None:
-        """Notes, and says, that a run starts from another's checkpoint."""
+    def imports(self) -> bool:
+        """Returns whether a run starts from another's checkpoint, or says no.
+
+        It does not where it has checkpoints of its own to go on from.
+        """
+        prefix = self.config.import_checkpoint
+        if prefix and self.resumes:
+            print(f"Not imported: {prefix}; {self.config.folder} goes on.")
+        return bool(prefix) and not self.resumes
+
+    def start_from_import(self, learner, phase: str, iteration: int) -> None:
+        """Saves an imported learner; rows of a run that saved none go."""
         prefix = self.config.import_checkpoint
         print(f"Imported: {prefix}, of step {iteration}")
         name = os.path.basename(prefix)
-        self.changes.append(f"imported: {name}, of step {iteration}")
+        self.changes = [f"imported: {name}, of step {iteration}"]
+        if self.writes:
+            self._remove_tables()
+        self.save(learner, phase, iteration)
 
     def is_over(
         self, done: checkpoints.Checkpoint | None, iterations: int
@@ -111,20 +127,16 @@ class RunFolder:
         return over
 
     def describe(self, explanation: str) -> None:
-        """Writes `config.json`: the settings, what they mean, the commit.
+        """Writes `config.json`: the settings, what they mean, the history.
 
-        Of a run that goes on it keeps the commits before, and what changed.
+        That is, as in every checkpoint from here on, the commits that trained,
+        this one the last, and what changed meanwhile.
         """
         if not self.writes:
             return
-        path = self._path("config.json")
-        before = _described(self.config.folder) if self.resumes else {}
-        whole = self.config.to_json(
-            explanation,
-            commit=_joined(before.get("commit"), provenance.commit()),
-            changes=[*before.get("changes", []), *self.changes],
-        )
-        with files.replacing(path) as file:
+        self.commit = _joined(self.commit, provenance.commit())
+        whole = self.config.to_json(explanation, **self._history())
+        with files.replacing(self._path("config.json")) as file:
             file.write(whole.encode())
 
     def scalars(self, name: str = ".") -> logs.Scalars:
@@ -159,8 +171,16 @@ class RunFolder:
             table.sync()
         settings = dataclasses.asdict(self.config)
         checkpoints.save(
-            self.config.folder, learner, phase, iteration, settings
+            self.config.folder,
+            learner,
+            phase,
+            iteration,
+            settings,
+            self._history(),
         )
+
+    def _history(self):
+        return {"commit": self.commit, "changes": self.changes}
 
     def _path(self, name):
         return os.path.join(self.config.folder, name)
@@ -197,16 +217,15 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
         names = "checkpoint", "iterations", "seconds", "commit", "settings"
         unknown = dict.fromkeys((*names, "changes", "seed"))
         return {**unknown, "test_settings": _test_settings(config, {})}
-    settings = checkpoints.read(checkpoint).settings
+    _, settings, _, history = checkpoints.read(checkpoint)
     trained = {k: v for k, v in settings.items() if k not in config.FREE}
-    described = _described(config.folder)
     return {
         "checkpoint": checkpoint.path.name,
         "iterations": checkpoint.iteration,
         "seconds": _seconds(config.folder, checkpoint.iteration),
-        "commit": described.get("commit"),
+        "commit": history.get("commit"),
         "settings": trained,
-        "changes": described.get("changes", []),
+        "changes": history.get("changes", []),
         "test_settings": _test_settings(config, trained),
         "seed": settings.get("seed"),
     }
@@ -232,8 +251,3 @@ def _joined(before, now):
     if now and known[-1:] != [now]:
         known.append(now)
     return ", ".join(known) or None
-
-
-def _described(folder):
-    path = os.path.join(folder, "config.json")
-    return records.read(path) if os.path.exists(path) else {}

@@ -227,12 +227,11 @@ def train(config: Config) -> str:
     with strategy.scope():
         learner = build_learner(config, build_network(config))
     run, imported = RunFolder(config, distribution.is_chief(config)), None
-    if config.import_checkpoint and not run.resumes:
+    if run.imports():
         imported = legacy.restore(config.import_checkpoint, learner)
     with run.entered():
         if imported is not None:
-            run.save(learner, "imported", imported)
-            run.note_import(imported)
+            run.start_from_import(learner, "imported", imported)
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, learner)

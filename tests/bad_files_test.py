@@ -631,8 +631,6 @@ def test_a_prefix_without_a_name_is_refused(prefix, saved, home, capsys):
 @pytest.mark.parametrize(
     "name, content",
     [
-        ("config.json", b'{"commit": '),
-        ("config.json", b"[1]"),
         ("seconds.csv", b"garbage\n1\n"),
         ("seconds.csv", b"iteration,seconds\nx,1\n"),
     ],

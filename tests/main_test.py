@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import pickle
 import shutil
 import signal
@@ -21,6 +22,7 @@ from maml_tf import (
     main,
     main_quickstart,
     omniglot,
+    records,
     train,
 )
 from maml_tf.config import Config
@@ -649,12 +651,32 @@ def test_training_goes_on_from_an_imported_checkpoint(
     assert (first["network/0"] != second["network/0"]).any()
 
 
-def test_a_run_of_its_own_is_not_replaced_by_an_import(exported, tmp_path):
+def test_an_import_is_told_of_where_nothing_was_trained(exported, tmp_path):
+    line = *SHORT, "--metatrain_iterations=100", f"--logdir={tmp_path}"
+    folder = pathlib.Path(config(*line).folder)
+    folder.mkdir()
+    # Left by a run that ended before its first checkpoint.
+    (folder / "training.csv").write_text("iteration,loss\n50,1\n")
+    assert run(*line, f"--import_checkpoint={exported}") == 0
+    assert not (folder / "training.csv").exists()
+    assert run(*line, "--train=False") == 0
+    [path] = folder.glob("test_*.json")
+    found = records.read(path)
+    assert found["changes"] == ["imported: model100, of step 100"]
+    assert found["commit"] is None
+
+
+def test_a_run_of_its_own_is_not_replaced_by_an_import(
+    exported, tmp_path, capsys
+):
     line = *SHORT, f"--logdir={tmp_path}", f"--import_checkpoint={exported}"
     assert run(*line, "--metatrain_iterations=200") == 0
     [folder] = tmp_path.iterdir()
     before = (folder / "model200.npz").read_bytes()
     assert run(*line, "--metatrain_iterations=200") == 0
+    assert f"Not imported: {exported}; {folder} goes on" in (
+        capsys.readouterr().out
+    )
     assert (folder / "model200.npz").read_bytes() == before
 
 

@@ -249,6 +249,24 @@ def test_a_run_knows_its_commits_and_what_changed(
     ]
 
 
+def test_what_trained_nothing_is_not_told(tmp_path, monkeypatch, capsys):
+    for commit, *line in [
+        ("a", 100),
+        ("b", 300, "--meta_lr=1e30"),  # not finite before it saves
+        ("c", 200, "--train_update_batch_size=2"),  # which it is
+    ]:
+        monkeypatch.setattr(provenance, "commit", lambda c=commit: c)
+        assert trains(tmp_path, *line) == (commit == "b")
+    for iteration in (100, 200):
+        options = "--train=False", f"--test_iter={iteration}"
+        assert trains(tmp_path, 200, *options) == 0
+        [path] = tmp_path.glob("cls_*/test_*.json")
+        found = records.read(path)
+        change = "--metatrain_iterations: 100 before, 200 from 100 on"
+        assert found["changes"] == [change] * (iteration == 200)
+        assert found["commit"] == ("a, c" if iteration == 200 else "a")
+
+
 def test_noresume_begins_all_tables_anew(tmp_path):
     assert trains(tmp_path, 300) == 0
     [folder] = tmp_path.glob("cls_*")
