@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every published number by name; without arguments it explains itself.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$(readlink -f "$0")")"
 # shellcheck source=tools/venv.sh
 source tools/venv.sh
 

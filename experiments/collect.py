@@ -5,12 +5,11 @@ A record is what `maml-tf` and `reptile-tf` write beside a test's CSV file.
 
 import hashlib
 import pathlib
-import shutil
 
 import published
 from multitask import MultitaskConfig
 
-from maml_tf import records
+from maml_tf import files, records
 from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.rl.config import RLConfig, original
@@ -84,7 +83,7 @@ def collected(
             if part not in published.BASELINES
         },
         "published_iterations": published.published_iterations(name, flagfile),
-        "deviations": deviations(name, record),
+        "deviations": deviations(name, record, part),
         **record,
     }
     words = [name, part, f"{record['shots']}shot", f"seed{record['seed']}"]
@@ -97,7 +96,8 @@ def collected(
         whole["curve"] = f"curves/{pathlib.Path(file).stem}.csv"
         copy = published.RECORDS.parent / whole["curve"]
         copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(curve, copy)
+        with files.replacing(copy) as beside:
+            beside.write(curve.read_bytes())
     records.write(published.RECORDS / file, whole)
     return file
 
@@ -107,7 +107,7 @@ def _short(text):
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def deviations(name: str, record: dict) -> list[str]:
+def deviations(name: str, record: dict, part: str = "") -> list[str]:
     """Returns in what training and test were not the flagfile's, in words.
 
     Args:
@@ -115,6 +115,7 @@ def deviations(name: str, record: dict) -> list[str]:
       record: what a test wrote. `settings` are those of training, and
         `test_settings` those of the test; older records have none. `changes`
         are those of settings during the training.
+      part: see `collected`.
     """
     rows = published.by_name()[name]
     given = published.flags_of(rows[0].flagfile)
@@ -124,7 +125,10 @@ def deviations(name: str, record: dict) -> list[str]:
     kind = CONFIGS[rows[0].flagfile.split("/")[0]]
     own = original(given["env"], record["algo"]) if kind is RLConfig else {}
     changes = record.get("changes") or []
+    imported = record.get("selected") == "imported"
     return [
+        *["the checkpoint is imported"] * imported,
+        *_phases(kind, record["settings"], given, part),
         *_changed(kind, record["settings"], given, own),
         *_changed(kind, record.get("test_settings"), given | of_test, own),
         *(c for c in changes if c.split(":")[0].strip("-") not in FREE),
@@ -144,6 +148,17 @@ def _changed(kind, settings, given, own):
         expected = own.get(field, expected)
         if value != expected:
             yield f"--{flag}={value}, not {expected}"
+
+
+def _phases(kind, settings, given, part):
+    """Yields phases of training that there were, but not in the paper."""
+    for field, value in (settings or {}).items():
+        flag = kind.flag_name(field)
+        if flag in published.ITERATIONS and part not in published.BASELINES:
+            default = kind.__dataclass_fields__[field].default
+            expected = _like(default, given.get(flag, str(default)))
+            if bool(value) != bool(expected):
+                yield f"--{flag}={value}, not {expected}"
 
 
 def _like(default, text):

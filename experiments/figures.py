@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import published
 
-from maml_tf import plots
+from maml_tf import logs, plots
 from maml_tf.rl import pictures
 from maml_tf.rl.published import RETURNS
 
@@ -207,12 +207,12 @@ def _scores(record, results, column, window):
 
     Both are empty where there are fewer scores than a window.
     """
-    rows = np.genfromtxt(results / record["curve"], delimiter=",", names=True)
-    rows = np.atleast_1d(rows)
+    rows = logs.read_rows(results / record["curve"])
     if len(rows) < window:
         return np.empty(0), np.empty(0)
-    means = np.convolve(rows[column], np.ones(window) / window, "valid")
-    return rows["iteration"][window - 1 :], 100 * means
+    x, scores = (np.array([r[k] for r in rows]) for k in ("iteration", column))
+    means = np.convolve(scores, np.ones(window) / window, "valid")
+    return x[window - 1 :], 100 * means
 
 
 def _training(chosen, results, path, unit):

@@ -87,6 +87,7 @@ def _protocols(path):
     title = (
         f"What each choice of the test is worth: {facts['experiment']}, seed "
         f"{facts['seed']}, after {facts['iterations']:,} iterations"
+        + "".join(f"; {word}" for word in facts.get("deviations", ()))
     )
     rows = [published.cells(row) for row in facts["rows"]]
     return title, ["test", "tasks", "accuracy", "difference"], rows
@@ -95,23 +96,17 @@ def _protocols(path):
 def _sections(records, used, results):
     """Yields title, header and rows of each table."""
     numbers = [n for n in published.numbers() if n.flagfile]
-    ran = {r["experiment"] for r in records}
-    yield (
-        "Numbers",
-        NUMBERS,
-        [
-            row
-            for number in numbers
-            if number.name in ran
-            for row in _number(number, used)
-        ],
-    )
+    ours = [(n, published.measuring(n, used)) for n in numbers]
+    rows = [_number(n, own) for n, own in ours if own]
+    yield "Numbers", NUMBERS, rows
     yield "How they were measured", MEASURED, list(map(_measured, used))
     if results is not None:
         yield results
-    rest = [r for r in records if r not in used]
+    shown = [record for _, own in ours for record in own]
+    rest = [r for r in records if r not in shown]
     yield "Shorter trainings and other tests", REST, list(map(_short, rest))
-    yield "Not run", NOT_RUN, list(_not_run(numbers, ran))
+    missing = [n for n, own in ours if not own]
+    yield "Not run", NOT_RUN, list(map(_not_run, missing))
 
 
 NUMBERS = [
@@ -154,18 +149,8 @@ NEEDS = {"none": "nothing", "mujoco": "MuJoCo"}
 NOT_RUN = ["experiment", "source", "paper", "needs", "hours", "command"]
 
 
-def _number(number, used):
-    found = [
-        r
-        for r in used
-        if r["experiment"] == number.name
-        and r["shots"] == int(number.shots)
-        and r["part"] not in published.BASELINES
-    ]
+def _number(number, found):
     step = int(number.step)
-    found = [r for r in found if "steps" in r or step < len(r["mean"])]
-    if not found:
-        return
     mean, half = ours(found, step)
     words = [number.note, *found[0]["deviations"]]
     done, all_ = found[0]["iterations"], found[0]["published_iterations"]
@@ -173,7 +158,7 @@ def _number(number, used):
     lost = len(_diverging(found, step))
     among = f"{lost} of " * bool(lost)
     seeds = f" ({among}{len(found)} seeds)" * (len(found) > 1)
-    yield [
+    return [
         f"{where or number.name}, {_steps(number)}",
         number.source or "-",
         number.paper or "-",
@@ -209,14 +194,15 @@ def verdict(number, mean, half, found) -> str:
         return "no value printed"
     if not np.isfinite(mean + half):
         lost = _diverging(found, int(number.step))
-        count = ", ".join(str(r["diverged"]) for r in lost)
+        count = ", ".join(str(r.get("diverged", "some")) for r in lost)
         return (
             "not comparable, because the inner loop diverges (the interval is "
             f"not finite; at some step {count} of {found[0]['tasks']} tasks "
             "are not)"
         )
     difference = mean - float(number.value)
-    apart = abs(difference) > half + float(number.ci95 or 0)
+    gap = abs(difference) - half - float(number.ci95 or 0)
+    apart = gap > 1e-9  # Intervals that touch overlap.
     relation = "intervals overlap"
     if apart:
         relation = "above" if difference > 0 else "below"
@@ -248,7 +234,7 @@ def _interval(mean, half, unit):
 
 
 def _measured(record):
-    selected = SELECTED[record["selected"]]
+    selected = SELECTED.get(record["selected"], record["selected"])
     return [
         _label(record),
         _known(record["seed"]),
@@ -299,19 +285,17 @@ def _short(record):
     ]
 
 
-def _not_run(numbers, ran):
-    for number in numbers:
-        if number.name not in ran:
-            found = number.data in ("omniglot", "miniimagenet")
-            more = " --data_dir=DIR" * found
-            yield [
-                f"{number.name}, {_steps(number)}",
-                number.source,
-                number.paper or "a curve",
-                NEEDS.get(number.data, f"data: {number.data}"),
-                number.hours or "not measured",
-                f"`./run_experiments.sh {number.name}{more}`",
-            ]
+def _not_run(number):
+    found = number.data in ("omniglot", "miniimagenet")
+    more = " --data_dir=DIR" * found
+    return [
+        f"{number.name}, {_steps(number)}",
+        number.source,
+        number.paper or "a curve",
+        NEEDS.get(number.data, f"data: {number.data}"),
+        number.hours or "not measured",
+        f"`./run_experiments.sh {number.name}{more}`",
+    ]
 
 
 def _markdown(table):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import collect
 import numpy as np
 import published
 from absl import flags
@@ -14,8 +15,10 @@ from maml_tf import (
     evaluation,
     files,
     main,
+    run_folder,
     train,
 )
+from maml_tf.config import Config
 
 NAME = "omniglot_5way_1shot"
 WHERE = published.ROOT / "results" / "protocols.json"
@@ -44,6 +47,7 @@ def show(given: list[str]) -> None:
       checkpoints.CheckpointError: if there is none; says how to train one.
     """
     config = _config(given)
+    _require_published(config)
     found = checkpoints.latest(config.folder)
     if found is None:
         raise checkpoints.CheckpointError(
@@ -63,10 +67,28 @@ def show(given: list[str]) -> None:
     print(f"Written: {WHERE.relative_to(published.ROOT)}")
 
 
+def _require_published(config):
+    """Refuses another first test than the published, of which choices differ.
+
+    Raises:
+      ConfigError: names the flag.
+    """
+    tried = {field for changes in CHOICES.values() for field in changes}
+    for field in sorted(tried):
+        default = Config.__dataclass_fields__[field].default
+        expected = field == "test_set" or default
+        if getattr(config, field) != expected:
+            config.refuse(field, f"{expected} with protocols, which tries it")
+
+
 def _keep(checkpoint, config, rows):
     """Writes the whole table: half of one does not take its place."""
+    trained = run_folder.facts_of(config, checkpoint)
+    one_shot = {"shots": config.shots, **trained}
     facts = {
         "experiment": NAME,
+        "commit": trained["commit"],
+        "deviations": collect.deviations(NAME, one_shot),
         "iterations": checkpoint.iteration,
         "seed": config.seed,
         "rows": rows,
@@ -95,14 +117,14 @@ def _scores(config):
 
 def _row(words, scores, base, is_paired=False):
     """Returns one line of the table as facts."""
-    mean = float(scores.mean())
+    mean = float(scores.mean(dtype=np.float64))
     half = float(evaluation.half_width(scores))
     difference = [None, None]
     if is_paired:
         difference = [float(v) for v in comparison.paired(scores, base)]
     elif base is not None:
         apart = np.hypot(half, evaluation.half_width(base))
-        difference = [mean - float(base.mean()), float(apart)]
+        difference = [mean - float(base.mean(dtype=np.float64)), float(apart)]
     return {
         "choice": words,
         "mean": mean,

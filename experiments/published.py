@@ -15,8 +15,12 @@ TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
 TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
 """Deviations that make an interval wider or narrower, and no more."""
-KEYS = "experiment", "part", "paper", "published_iterations", "deviations"
-"""What `collect.collected` adds to the record of a test."""
+KEYS = (
+    *("experiment", "part", "paper", "published_iterations", "deviations"),
+    *("metric", "mean", "ci95", "tasks", "shots", "queries", "iterations"),
+    *("norm_statistics", "selected", "seconds", "commit", "machine", "seed"),
+)
+"""What every record has; the first five are of `collect.collected`."""
 ITERATIONS = (
     "metatrain_iterations",
     "pretrain_iterations",
@@ -154,14 +158,20 @@ def changes(record: dict) -> list[str]:
     return [d for d in record["deviations"] if not d.startswith(TASKS)]
 
 
-def status(name: str, found: list[dict]) -> str:
-    """Returns measured, partly or not run, of the records as published."""
-    own = [
+def measuring(number: Number, found: list[dict]) -> list[dict]:
+    """Returns the records of a number's experiment, shots and inner step."""
+    return [
         r
         for r in found
-        if r["experiment"] == name and r["part"] not in BASELINES
-        if not changes(r)
+        if r["experiment"] == number.name and r["part"] not in BASELINES
+        if r["shots"] == int(number.shots)
+        if "steps" in r or int(number.step) < len(r["mean"])
     ]
+
+
+def status(number: Number, found: list[dict]) -> str:
+    """Returns measured, partly or not run, of the records as published."""
+    own = [r for r in measuring(number, found) if not changes(r)]
     if not own:
         return "not run"
     share = max((r["iterations"] or 0) / r["published_iterations"] for r in own)

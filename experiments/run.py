@@ -109,7 +109,6 @@ def show_list() -> None:
         ).rstrip()
     )
     for number in published.numbers():
-        ours = published.status(number.name, found)
         where = f", K = {number.shots}" * (number.unit == "MSE")
         after = f" after {number.step} steps" * bool(number.step)
         cells = (
@@ -118,7 +117,7 @@ def show_list() -> None:
             number.paper or "curve",
             number.hours or "?",
             number.gpu_hours or "?",
-            ours if number.flagfile else "-",
+            published.status(number, found) if number.flagfile else "-",
             f"{number.source or 'not in the paper'}{where}{after}",
         )
         print(line.format(*cells))
@@ -174,7 +173,7 @@ def _train_and_test(rows, flagfile, flags, budget):
     module = MODULES[flagfile.split("/")[0]]
     ended = _call(module, flagfile, flags, budget)
     # What was trained is tested, not what it started from.
-    flags = [f for f in flags if not re.match("--import[-_]checkpoint", f)]
+    flags = [f for f in flags if not re.match("--?import[-_]checkpoint", f)]
     if module in TEST_ALONE:
         if ended:
             _call(module, flagfile, [*flags, TEST_ALONE[module]])

@@ -345,7 +345,8 @@ class Clock(Keeper):
     """Writes how long training has taken, at regular intervals and at its end.
 
     Seconds count from here, and go on where an earlier run stopped: with
-    another table of iterations they give a curve over time.
+    another table of iterations they give a curve over time. Nothing is written
+    where it is not known how long that took.
 
     Args:
       start: the iteration at which the run starts or continues.
@@ -356,11 +357,14 @@ class Clock(Keeper):
     def __init__(self, start: int, table: Table, interval: int):
         super().__init__(start, interval)
         self.table = table
-        before = sum(row["seconds"] for row in table.last(1))
-        self.began = time.monotonic() - before
+        earlier = table.last(1) if start else [{"iteration": 0, "seconds": 0}]
+        known = [r["seconds"] for r in earlier if r["iteration"] == start]
+        self.began = time.monotonic() - known[0] if known else None
 
     def keep(self):
         """Writes a row."""
+        if self.began is None:
+            return
         seconds = round(time.monotonic() - self.began, 1)
         self.table.append(self.done, {"seconds": seconds})
 

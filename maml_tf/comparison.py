@@ -173,7 +173,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       a: `[tasks, …]`.
       b: likewise, of the same tasks.
     """
-    return (a - b).mean(0), evaluation.half_width(a - b)
+    return (a - b).mean(0, dtype=np.float64), evaluation.half_width(a - b)
 
 
 def table(found: Comparison) -> str:
@@ -182,7 +182,7 @@ def table(found: Comparison) -> str:
     scale, unit, digits = (100, " %", 2) if percent else (1, "", 4)
     lines = [f"{'':<10}{'A':>19}{'B':>19}{'A − B, paired':>23}"]
     columns = [
-        (values.mean(0), evaluation.half_width(values))
+        (values.mean(0, dtype=np.float64), evaluation.half_width(values))
         for values in (found.a, found.b)
     ]
     columns.append(paired(found.a, found.b))

@@ -28,12 +28,12 @@ class AdaptationCurve(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """Mean over tasks, `[U + 1]`."""
-        return self.values.mean(0)
+        return self.values.mean(0, dtype=np.float64)
 
     @property
     def std(self) -> np.ndarray:
         """Population standard deviation over tasks, `[U + 1]`."""
-        return self.values.std(0)
+        return self.values.std(0, dtype=np.float64)
 
     @property
     def ci95(self) -> np.ndarray:
@@ -43,7 +43,7 @@ class AdaptationCurve(NamedTuple):
 
 def half_width(values: np.ndarray) -> np.ndarray:
     """Returns 1.96 · std / √tasks of values `[tasks, …]`: `[…]`."""
-    return 1.96 * values.std(0) / np.sqrt(len(values))
+    return 1.96 * values.std(0, dtype=np.float64) / np.sqrt(len(values))
 
 
 def adaptation_curve(

@@ -63,7 +63,7 @@ class Score(NamedTuple):
     @property
     def mean(self) -> float:
         """Mean over tasks."""
-        return float(self.values.mean())
+        return float(self.values.mean(dtype=np.float64))
 
     @property
     def ci95(self) -> float:
@@ -395,7 +395,7 @@ def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
             else None
         ),
         "test_rotations": False if config.datasource == "omniglot" else None,
-        "selected": "latest",
+        "selected": "imported" if _imports(config) else "latest",
         **provenance.here(),
     }
 
@@ -413,7 +413,7 @@ def load_learner(config: ReptileConfig) -> reptile.Reptile:
 
 def _restore(config, learner):
     """Restores the latest checkpoint and returns it, if it is one of ours."""
-    if config.pretrained and config.import_checkpoint:
+    if _imports(config):
         _import(config, learner)
         return None
     checkpoint = checkpoints.find(config.folder)
@@ -423,6 +423,11 @@ def _restore(config, learner):
     checkpoints.restore(checkpoint, learner, PHASE)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
+
+
+def _imports(config):
+    """Returns whether an imported checkpoint is tested."""
+    return bool(config.pretrained and config.import_checkpoint)
 
 
 def export(config: ReptileConfig, prefix: str) -> None:

@@ -177,7 +177,7 @@ def test_refuses_runs_that_do_not_fit(a, b, message):
 def test_refuses_what_a_run_of_reptile_leaves_no_choice_of(
     field, tmp_path, monkeypatch
 ):
-    content = checkpoints.Content(reptile_train.PHASE, {}, {})
+    content = checkpoints.Content(reptile_train.PHASE, {}, {}, {})
     monkeypatch.setattr(comparison.checkpoints, "find", lambda folder: None)
     monkeypatch.setattr(comparison.checkpoints, "read", lambda found: content)
     with pytest.raises(ConfigError, match=f"--{field}: expected none with x"):
@@ -185,7 +185,7 @@ def test_refuses_what_a_run_of_reptile_leaves_no_choice_of(
 
 
 def test_a_run_of_reptile_heeds_whose_statistics(monkeypatch):
-    content = checkpoints.Content(reptile_train.PHASE, {}, {})
+    content = checkpoints.Content(reptile_train.PHASE, {}, {}, {})
     monkeypatch.setattr(comparison.checkpoints, "find", lambda folder: None)
     monkeypatch.setattr(comparison.checkpoints, "read", lambda found: content)
     monkeypatch.setattr(comparison.checkpoints, "restore", lambda *a: None)
@@ -289,3 +289,8 @@ def test_seconds_go_on_where_a_run_stopped(runs, tmp_path):
     rows = [line.split(",") for line in path.read_text().split()[1:]]
     assert [int(iteration) for iteration, _ in rows] == [100, 200]
     assert float(rows[1][1]) > 1000
+    shutil.rmtree(logdir)
+    shutil.copytree(runs[0].parent, logdir)
+    path.unlink()  # How long it took is not known any more.
+    assert run(*SHORT[:3], *more) == 0
+    assert not path.exists()

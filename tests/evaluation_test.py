@@ -22,6 +22,13 @@ def test_statistics():
     np.testing.assert_allclose([curve.mean, curve.std, curve.ci95], ROWS)
 
 
+def test_single_precision_adds_up_in_double():
+    right = np.float32([[1.0]] * 78 + [[0.0]] * 22).repeat(10**4, 0)
+    curve = evaluation.AdaptationCurve(right)
+    assert curve.mean == 0.78
+    np.testing.assert_allclose(curve.std, (0.78 * 0.22) ** 0.5, rtol=1e-12)
+
+
 def test_written_curve_has_the_original_layout(tmp_path):
     curve = evaluation.AdaptationCurve(VALUES)
     evaluation.write_curve(curve, str(tmp_path / "curve"))

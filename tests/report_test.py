@@ -1,5 +1,6 @@
 """The report is what the committed results say, and its verdicts are right."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maml_tf.config import Config
+from maml_tf.settings import ConfigError
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
 import collect  # noqa: E402
 import figures  # noqa: E402
 import pages  # noqa: E402
+import protocols  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
 
 RESULTS = ROOT / "results"
@@ -81,6 +86,7 @@ def test_policies_of_all_methods_are_taken(tmp_path, monkeypatch):
     for algo, batch in (("maml_trpo", 20), ("oracle", 1), ("random", None)):
         settings = batch and {"algo": algo, "meta_batch_size": batch}
         found = {
+            **OTHERS,
             "algo": algo,
             "metric": "return",
             "mean": [-40.0, -11.0, -4.0, -4.0],
@@ -99,8 +105,9 @@ def test_policies_of_all_methods_are_taken(tmp_path, monkeypatch):
         "oracle": 0,
         "random": 0,
     }
-    assert published.status("rl_nav2d", taken) == "measured"
-    [row] = pages._number(published.by_name()["rl_nav2d"][1], taken)
+    number = published.by_name()["rl_nav2d"][1]
+    assert published.status(number, taken) == "measured"
+    row = pages._number(number, published.measuring(number, taken))
     assert row[2:5] == ["-11.68 ± 2.16", "-11.00 ± 1.00", "intervals overlap"]
 
 
@@ -165,6 +172,7 @@ def test_other_deviations_are_other_records(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "RECORDS", tmp_path)
     for settings in ({"meta_lr": 0.01}, {"inner_steps": 2}, {}):
         found = {"shots": 5, "settings": settings, "iterations": 1, "seed": 0}
+        found |= OTHERS
         collect.collected("sinusoid_maml", found)
     taken = published.records(tmp_path)
     assert sorted(len(r["deviations"]) for r in taken) == [0, 1, 1]
@@ -194,6 +202,21 @@ def test_the_curve_of_a_training_is_taken_too(
     assert copy.read_bytes() == (run / curve).read_bytes()
 
 
+OTHERS = {
+    "metric": "mean squared error",
+    "mean": [1.0] * 11,
+    "ci95": [0.1] * 11,
+    "tasks": 600,
+    "queries": 5,
+    "norm_statistics": None,
+    "selected": "latest",
+    "seconds": None,
+    "commit": None,
+    "machine": None,
+}
+"""What is in a record, too."""
+
+
 def of(length, seed=0, deviations=(), published_length=100):
     return {
         "experiment": "omniglot_5way_1shot",
@@ -203,6 +226,14 @@ def of(length, seed=0, deviations=(), published_length=100):
         "published_iterations": published_length,
         "deviations": list(deviations),
         "seed": seed,
+        **OTHERS,
+    }
+
+
+def titled(found):
+    """Returns the rows of each table of the report."""
+    return {
+        title: rows for title, _, rows in pages._sections(found, found, None)
     }
 
 
@@ -232,16 +263,79 @@ def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
     ],
 )
 def test_only_what_was_published_counts_as_measured(found, status):
-    assert published.status("omniglot_5way_1shot", found) == status
+    [number] = published.by_name()["omniglot_5way_1shot"]
+    assert published.status(number, found) == status
+
+
+def test_a_number_is_measured_by_its_own_shots_and_step():
+    five, ten = (
+        next(n for n in published.by_name()["sinusoid_maml"] if n.shots == k)
+        for k in ("5", "10")
+    )
+    found = [{**of(100), "experiment": "sinusoid_maml", "shots": 5}]
+    assert published.status(five, found) == "measured"
+    assert published.status(ten, found) == "not run"
+    late = dataclasses.replace(five, step="11")
+    assert published.status(late, found) == "not run"
+    missing = [row[1] for row in titled(found)["Not run"]]
+    assert "MAML, Figure 3" in missing
+
+
+def test_what_no_number_shows_is_in_the_table_of_others():
+    found = [
+        {**of(100), "experiment": "sinusoid_maml", "shots": 7},
+        {**of(100), "experiment": "sinusoid_oracle", "part": "oracle"},
+    ]
+    rows = titled(found)["Shorter trainings and other tests"]
+    assert [row[0] for row in rows] == [
+        "sinusoid_maml, 7-shot",
+        "sinusoid_oracle, oracle, 1-shot",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "part", "words"),
+    [
+        ({"pretrain_iterations": 0, "meta_iterations": 9}, "", []),
+        (
+            {"pretrain_iterations": 9, "meta_iterations": 0},
+            "",
+            [
+                "--pretrain_iterations=9, not 0",
+                "--metatrain_iterations=0, not 70000",
+            ],
+        ),
+        ({"pretrain_iterations": 9, "meta_iterations": 0}, "pretrained", []),
+    ],
+)
+def test_another_phase_of_training_is_a_deviation(settings, part, words):
+    found = {"shots": 5, "settings": settings}
+    assert collect.deviations("sinusoid_maml", found, part) == words
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_queries", 15), ("test_set", False)]
+)
+def test_protocols_start_from_the_published_test(field, value):
+    test = {"datasource": "omniglot", "train": False, "test_set": True}
+    protocols._require_published(Config(**test))
+    with pytest.raises(ConfigError, match=f"--{field}: expected .*protocols"):
+        protocols._require_published(Config(**test | {field: value}))
+
+
+def test_an_imported_checkpoint_is_a_deviation():
+    found = {"shots": 5, "settings": None, "selected": "imported"}
+    changes = collect.deviations("sinusoid_maml", found)
+    assert changes == ["the checkpoint is imported"]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ('{"a":', "Expecting value"),
-        ("[]", "no deviations, exp"),
+        ("[]", "no ci95, commit, dev"),
         ("3", "not iterable"),
-        ('{"experiment": "reptile_g1"}', "no deviations, paper"),
+        ('{"experiment": "reptile_g1"}', "no ci95, commit, dev"),
     ],
 )
 def test_what_is_no_record_is_named(text, fault, tmp_path):

@@ -296,7 +296,7 @@ def fails(table):
 
 def test_a_test_sees_what_training_saw(tmp_path, monkeypatch):
     settings = {"datasource": "folder", "image_size": 64}
-    content = checkpoints.Content("reptile", settings, {})
+    content = checkpoints.Content("reptile", settings, {}, {})
     monkeypatch.setattr(checkpoints, "read", lambda found: content)
     found = checkpoints.Checkpoint(tmp_path, 1)
     config = ReptileConfig(datasource="folder", image_size=84)
