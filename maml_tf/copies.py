@@ -7,6 +7,12 @@ import tensorflow as tf
 
 from maml_tf import functional
 
+LOOKUPS = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
+
 
 def adapted_copy(
     network: keras.Model,
@@ -35,6 +41,7 @@ def adapted_copy(
     copy = _clone(network, support_x)
     _freeze(copy, network)
     copy.set_weights(network.get_weights())
+    _look_up_alike(copy, network)
     places = {id(weight): i for i, weight in enumerate(network.weights)}
     for variable, value in zip(variables, values, strict=True):
         copy.weights[places[id(variable)]].assign(value)
@@ -66,6 +73,16 @@ def _freeze(copy, network):
     for own, like in (*layers, *weights):
         if own.trainable != like.trainable:
             own.trainable = like.trainable
+
+
+def _look_up_alike(copy, network):
+    """Hands on vocabularies, which are no weights, and not all in a config."""
+    pairs = zip(copy._flatten_layers(), network._flatten_layers(), strict=True)
+    for own, like in pairs:
+        if isinstance(own, LOOKUPS) and own.get_vocabulary() != (
+            vocabulary := like.get_vocabulary()
+        ):
+            own.set_vocabulary(vocabulary)
 
 
 def settle(model: keras.Model) -> None:

@@ -30,6 +30,12 @@ def require_usable(model: keras.Model) -> None:
                 "which a function of parameters cannot. Make it with "
                 "`stateful=False`."
             )
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            raise ValueError(
+                f"The layer {layer.name!r} (SpectralNormalization) improves an "
+                "estimate from call to call, which a function of parameters "
+                "cannot, and stops the gradient. Remove it."
+            )
 
 
 def require_tasks(model: keras.Model, inputs) -> None:
@@ -69,7 +75,9 @@ def require_same_examples(x, y, axes: str) -> None:
       axes: which both have first: "n", "B", or "B, n".
     """
     count = len(axes.split(", "))
-    first, *others = (part.shape[:count] for part in tf.nest.flatten((x, y)))
+    first, *others = (
+        tf.TensorShape(part.shape[:count]) for part in tf.nest.flatten((x, y))
+    )
     if 0 in first or not all(first.is_compatible_with(o) for o in others):
         raise ValueError(
             f"The data: expected the same leading axes [{axes}] of all parts, "
@@ -228,7 +236,7 @@ def output_spec(model: keras.Model, x):
       ValueError: if the prediction's shape depends on the inputs' values.
     """
     task = tf.nest.map_structure(
-        lambda part: keras.KerasTensor(part.shape[1:], part.dtype), x
+        lambda part: keras.KerasTensor(part.shape[1:], _taken(model, part)), x
     )
     known = all(
         part.shape[1:].is_fully_defined() for part in tf.nest.flatten(x)
@@ -250,6 +258,13 @@ def output_spec(model: keras.Model, x):
     if isinstance(found, (list, tuple)) and len(found) == 1:
         (found,) = found  # as the call of a model returns it
     return tf.nest.map_structure(spec, found)
+
+
+def _taken(model, part):
+    """Returns the type in which a model takes an input."""
+    dtype = tf.as_dtype(part.dtype)
+    casts = model.autocast and dtype.is_floating
+    return model.input_dtype if casts else dtype.name
 
 
 def _traced_spec(model, task):

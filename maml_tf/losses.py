@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import replicas
+from maml_tf import replicas, shapes
 from maml_tf.checks import at_least
 from maml_tf.saving import Value, register
 
@@ -135,6 +135,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     is_sparse, is_pointwise = _takes_labels(loss), _is_pointwise(loss)
     reduce = _mean
     if isinstance(loss, keras.Loss):
+        _require_last_axes(loss)
         reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
         loss = loss.call
     if not callable(loss):
@@ -152,6 +153,16 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
 
     return task_loss
+
+
+def _require_last_axes(loss):
+    """Refuses axes counted from the first, which is that of tasks here."""
+    axes = tf.nest.flatten(getattr(loss, "axis", None))
+    if any(axis is not None and axis >= 0 for axis in axes):
+        raise ValueError(
+            "The loss: expected axes counted from the last one, −1, got "
+            f"axis={loss.axis}."
+        )
 
 
 def _mean(values, axis):
@@ -275,12 +286,21 @@ def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
         )
     if weight is None:
         return None
-    loss = keras.losses.get(loss)
-    values = getattr(loss, "call", loss)(*_comparable(y, prediction))
+    values = _values(loss, y, prediction)
     _require_weights(found, values.shape)
     if len(weight.shape) > 1:
         return weight
-    return tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
+    weight = tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
+    # A loss may divide by the sum of weights, of which each value has one.
+    return tf.broadcast_to(weight, tf.shape(values))
+
+
+def _values(loss, y, prediction):
+    """Returns a compiled loss before it is reduced."""
+    loss = keras.losses.get(loss)
+    if _is_pointwise(loss):
+        y = _of_shape(y, prediction.shape)
+    return getattr(loss, "call", loss)(*_comparable(y, prediction))
 
 
 def _require_weights(found, values):
@@ -304,9 +324,24 @@ def require_of_tasks(weight) -> None:
         )
 
 
-def require_means(loss: Loss) -> None:
-    """Raises `ValueError` for a compiled loss that is no mean over tasks."""
-    for part in tf.nest.flatten(loss):
+def require_means(loss: Loss, y, prediction) -> None:
+    """Raises `ValueError` for a compiled loss that is no mean over tasks.
+
+    Args:
+      loss: one loss, or one for each output.
+      y: targets of some tasks.
+      prediction: of the same tasks.
+    """
+    parts, *compared = map(tf.nest.flatten, (loss, y, prediction))
+    for part, a, b in zip(parts, *compared, strict=False):
+        values = _values(part, a, b)
+        if not values.shape[:1].is_compatible_with(a.shape[:1]):
+            raise ValueError(
+                "The compiled loss: expected numbers for each task where tasks "
+                "run in groups, one after another, got the shape "
+                f"{list(values.shape)}. engine='stacked' runs all at once."
+            )
+    for part in parts:
         found = {
             name: getattr(part, name)
             for name, mean in MEANS.items()
@@ -325,7 +360,9 @@ def _comparable(y, prediction):
     if not (tf.is_tensor(y) and tf.is_tensor(prediction)):
         return y, prediction
     if prediction.dtype.is_floating and prediction.dtype.size < 4:
-        prediction = tf.cast(prediction, tf.float32)
+        prediction = shapes.predicted(
+            lambda x: tf.cast(x, tf.float32), prediction
+        )
     if y.dtype.is_floating:
         y = tf.cast(y, prediction.dtype)
     return y, prediction

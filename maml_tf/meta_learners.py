@@ -254,7 +254,7 @@ class MAML(Learner):
         data = _map(tf.convert_to_tensor, data)
         if self.block == 1:
             return self._update(data)
-        replicas.require_one("block", self.block)
+        replicas.require_none("block", self.block)
         updates = shapes.leading(data)
 
         def body(i):
@@ -331,13 +331,15 @@ class MAML(Learner):
         The gradient of each group of tasks is taken inside the loop's body, so
         that memory holds one group's intermediate results.
         """
-        losses.require_means(self.loss)
         groups = _in_groups((data, seeds), group)
         count = shapes.leading(groups)
 
         def body(i, sums, stored):
             data, seeds = _map(lambda part: part[i], groups)
             terms, predictions = self._differentiate(data, predict, seeds)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            compared = self.objective(x, y, predictions)
+            losses.require_means(self.loss, *compared)
             sums = _map(tf.add, sums, terms)
             stored = _map(lambda s, p: s.write(i, p), stored, predictions)
             return i + 1, sums, stored
@@ -368,7 +370,8 @@ class MAML(Learner):
     def _alone(self, inputs, seeds, training) -> Predictions:
         """Returns predictions for a single task."""
         inputs, seed = _map(lambda part: part[0], (inputs, seeds))
-        return _map(lambda p: p[None], self._one_task(inputs, seed, training))
+        found = self._one_task(inputs, seed, training)
+        return _map(lambda p: shapes.predicted(lambda x: x[None], p), found)
 
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""

@@ -59,9 +59,13 @@ def by_support(apply_fn, phi, support_x, query_x, axis, dtypes):
     del dtypes
     support = shapes.leading(support_x, axis)
     both = _map(lambda s, q: tf.concat([s, q], axis), support_x, query_x)
+
+    def queries_of(p):
+        return p[:, support:] if axis else p[support:]
+
     with norms.statistics_of_first(support):
         predictions, penalty = apply_fn(phi, both)
     return (
-        _map(lambda p: p[:, support:] if axis else p[support:], predictions),
+        _map(lambda p: shapes.predicted(queries_of, p), predictions),
         penalty,
     )

@@ -158,6 +158,18 @@ def on_several_hosts(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def require_none(name: str, value) -> None:
+    """Raises `ValueError` for an argument that no strategy's replica can have.
+
+    One replica alone adds its gradients where a loop cannot, too.
+    """
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            f"{name}: replicas of a strategy cannot train with {value!r}; see "
+            "docs/scaling.md."
+        )
+
+
 def require_one(name: str, value) -> None:
     """Raises `ValueError` for an argument that several replicas cannot have."""
     if count() > 1:

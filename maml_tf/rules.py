@@ -108,6 +108,8 @@ def example_by_example(layer, weight, x):
 
 @rule(layers.Dense)
 def _dense(layer, weight, x):
+    if not x.dtype.is_floating:
+        x = tf.cast(x, layer.compute_dtype)
     return _finish(layer, weight, _product(x, weight, layer.kernel))
 
 

@@ -4,9 +4,11 @@ A layer knows of no task axis. It counts the axes of its inputs `[n, …]`, and
 its weights are `[*shape]`, not `[B, *shape]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+
+_LOGITS = "_keras_logits"
 
 
 def sizes(x) -> list:
@@ -18,6 +20,18 @@ def sizes(x) -> list:
 def leading(data, axis: int = 0):
     """Returns the size of a leading axis, which nested tensors share."""
     return sizes(tf.nest.flatten(data)[0])[axis]
+
+
+def predicted(function: Callable, prediction) -> tf.Tensor:
+    """Returns a function of a prediction, of which it only moves the parts.
+
+    Keras keeps with probabilities the logits that they are of, and compares
+    those: they come along.
+    """
+    moved = function(prediction)
+    if (logits := getattr(prediction, _LOGITS, None)) is not None:
+        setattr(moved, _LOGITS, function(logits))
+    return moved
 
 
 def merge(x) -> tf.Tensor:

@@ -246,6 +246,8 @@ def _wrong_call(layer, args, kwargs):
     given = {k for k, v in kwargs.items() if v is not None} - {"training"}
     if given:
         yield f"{_title(layer)} is called with {', '.join(sorted(given))}"
+    if len(args) > 1:
+        yield f"{_title(layer)} is called with more than its input"
     if _graph(layer):
         yield from unsupported(layer)
     elif not isinstance(layer, keras.Layer):

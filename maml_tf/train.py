@@ -303,7 +303,7 @@ def _inputs_spec(config, learner):
 
 def _fit(run, learner, training, validation, phase, start, end):
     """Trains one phase from iteration `start` to `end`."""
-    alone = learner.distribute_strategy.num_replicas_in_sync == 1
+    alone = run.config.strategy == "none"
     if alone and not run.config.is_classification:
         learner.block = math.gcd(WINDOW, start, end)
     data = tasks.meta_batches(training, start).take(end - start)

@@ -100,8 +100,8 @@ class MAMLPlusPlus(MAML):
 
     def inner_update(self, phi, gradients, u):
         """Returns φ − αᵤ ∇_φ L."""
-        u = min(u, self.inner_steps - 1)
-        return _step(phi, [rate[u] for rate in self.rates], gradients)
+        rates = [rate[min(u, rate.shape[0] - 1)] for rate in self.rates]
+        return _step(phi, rates, gradients)
 
     def scored(self, trajectory, training):
         """Returns φ₁, …, φ_U in training, else all."""

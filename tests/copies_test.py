@@ -303,3 +303,29 @@ def test_a_weight_that_is_frozen_alone_stays_so():
     copy = learner.adapt(np.zeros([3, 4]), np.arange(3))
     frozen = [weight.trainable for weight in copy.weights]
     assert frozen == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "words"),
+    [
+        (layers.IntegerLookup, "int64", [10, 20, 30]),
+        (layers.StringLookup, "string", ["a", "b", "c"]),
+    ],
+)
+def test_vocabularies_are_handed_on(kind, dtype, words):
+    table = kind()
+    table.set_vocabulary(words)
+    network = keras.Sequential(
+        [
+            keras.Input([1], dtype=dtype),
+            table,
+            layers.Embedding(4, 3),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    x, y = tf.constant(words, dtype)[None, :, None], tf.ones([1, 3, 1])
+    expected = learner.adapt_and_predict(x, y, x)
+    actual = learner.adapt(x[0], y[0])(x[0])
+    np.testing.assert_allclose(actual, expected[0], rtol=1e-6)

@@ -133,3 +133,21 @@ def test_labels_are_no_targets_of_several_outputs(loss):
 def test_cross_entropy_names_labels_of_another_shape():
     with pytest.raises(ValueError, match="labels: expected, by the pred"):
         losses.CrossEntropy(1)(tf.zeros([2, 4, 1]), tf.zeros([2, 4, 5]))
+
+
+def test_axes_are_counted_from_the_last():
+    loss = keras.losses.CategoricalCrossentropy(True, axis=1)
+    with pytest.raises(ValueError, match=r"from the last one, −1, got axis=1"):
+        losses.per_task(loss, 1)
+
+
+def test_a_task_weight_counts_once_where_weights_are_divided_by():
+    y, prediction = tf.ones([2, 5], tf.int32), tf.random.normal([2, 5, 3])
+    for reduction in ("mean_with_sample_weight", "sum_over_batch_size"):
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction=reduction
+        )
+        weight = losses.of_tasks(tf.ones([2]), loss, y, prediction)
+        expected = loss(y, prediction)
+        actual = loss(y, prediction, weight)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)

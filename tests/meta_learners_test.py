@@ -593,3 +593,100 @@ def test_refuses_another_number_of_targets_than_queries(shape, fragment):
             method(x, np.zeros(shape), verbose=0)
         with pytest.raises(ValueError, match="found no query_y"):
             method(x, verbose=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"tasks_per_step": 1}], ids=str)
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize(
+    ("units", "activation", "loss"),
+    [
+        (2, "softmax", "sparse_categorical_crossentropy"),
+        (1, "sigmoid", "binary_crossentropy"),
+    ],
+)
+def test_probabilities_are_compared_by_their_logits(
+    units, activation, loss, engine, options
+):
+    """As Keras does; of a probability that is rounded to 1 it has none."""
+    layer = keras.layers.Dense(units, activation, use_bias=False)
+    network = keras.Sequential([keras.Input([1]), layer])
+    kernel = np.float32([[20.0, 0.0][:units]])
+    network.set_weights([kernel])
+    learner = MAML(
+        network,
+        loss,
+        inner_lr=0.1,
+        inner_steps=0,
+        engine=engine,
+        **options,
+    )
+    learner.compile(keras.optimizers.SGD(1.0), loss)
+    x, y = np.ones([2, 3, 1], "float32"), np.full([2, 3, 1], units - 1)
+    found = learner.train_on_batch((x, y, x), y)
+    np.testing.assert_allclose(found, 20)
+    moved = np.float32([[-1.0, 1.0][:units]])
+    np.testing.assert_allclose(network.get_weights()[0], kernel + moved)
+
+
+def root(y, prediction):
+    return tf.sqrt(tf.reduce_mean((y - prediction) ** 2))
+
+
+@pytest.mark.parametrize("loss", [root, keras.losses.Dice()])
+def test_a_loss_over_all_tasks_takes_them_at_once(loss):
+    network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    x = tf.ones([4, 3, 1])
+    for options in {"engine": "stacked"}, {"engine": "looped"}:
+        learner = MAML(network, "mse", inner_lr=0.1, **options)
+        learner.compile("sgd", loss)
+        if options["engine"] == "stacked":
+            learner.meta_gradient(((x, x, x), x))
+            continue
+        with pytest.raises(ValueError, match="numbers for each task where tas"):
+            learner.meta_gradient(((x, x, x), x))
+
+
+def test_arrays_have_a_meta_gradient():
+    network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    learner.compile("sgd", "mse")
+    x = np.ones([4, 3, 1], "float32")
+    (loss, _), _ = learner.meta_gradient(((x, x, x), x))
+    x = tf.constant(x)
+    (other, _), _ = learner.meta_gradient(((x, x, x), x))
+    assert loss == other
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_integers_go_where_keras_takes_them(engine):
+    layers = keras.layers
+    network = keras.Sequential(
+        [keras.Input([2, 2], dtype="uint8"), layers.Flatten(), layers.Dense(1)]
+    )
+    learner = MAML(network, "mse", inner_lr=1e-4, engine=engine)
+    learner.compile("sgd", "mse")
+    x = np.arange(24, dtype="uint8").reshape(2, 3, 2, 2)
+    y = np.ones([2, 3, 1], "float32")
+    assert np.isfinite(learner.train_on_batch((x, y, x), y))
+
+
+class Residual(keras.Model):
+    """It adds its input to what a layer makes of it in its own type."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(2, "tanh")
+        self.out = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.out(x + self.hidden(x))
+
+
+def test_a_subclass_takes_data_of_another_precision():
+    network = Residual()
+    network(tf.ones([1, 2]))
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    learner.compile("sgd", "mse")
+    x, y = tf.ones([4, 3, 2], tf.float64), tf.ones([4, 3, 1], tf.float64)
+    (loss, _), _ = learner.meta_gradient(((x, y, x), y))
+    assert np.isfinite(loss)

@@ -152,3 +152,10 @@ def test_arrays_of_tasks_with_a_smaller_last_batch(engine):
     learner.fit(x, np.repeat(query_y, 3, 0), batch_size=4, verbose=0)
     assert learner.optimizer.iterations == 2
     assert np.any(learner.network.get_weights()[0] != before[0])
+
+
+@KINDS
+def test_an_estimate_that_improves_from_call_to_call(kind):
+    layer = layers.SpectralNormalization(layers.Dense(2))
+    with pytest.raises(ValueError, match="SpectralNormalization. improves an"):
+        kind(network(layer))

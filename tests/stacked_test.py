@@ -125,6 +125,10 @@ def built(model):
             r"\(Softmax\) is called with mask",
         ),
         (
+            lambda: functional_model(lambda x: layers.Softmax()(x, x)),
+            r"\(Softmax\) is called with more than its input",
+        ),
+        (
             lambda: functional_model(lambda x: 2 * [layers.ReLU()(x)]),
             "graph has 2 outputs",
         ),
