@@ -9,6 +9,7 @@ the program says so and ends with status 0; `--device=CPU:0` tries it out.
 """
 
 import dataclasses
+import gc
 import os
 import shutil
 import statistics
@@ -65,7 +66,7 @@ def main(argv):
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(os.cpu_count()))
     tf.get_logger().setLevel("ERROR")  # It counts traces of all peers.
     tf.config.set_soft_device_placement(False)
-    if not tf.config.list_logical_devices(FLAGS.device.partition(":")[0]):
+    if not 0 <= number() < len(tf.config.list_logical_devices(kind())):
         print(f"No {FLAGS.device} here: nothing is measured.")
         return 0
     print(f"{name()}, TensorFlow {tf.__version__}\n")
@@ -99,6 +100,7 @@ def gradient(workload, device, compiles):
 
 def throughput(workload, compiles, policy):
     """Returns meta-iterations a second, memory and how busy the device was."""
+    gc.collect()  # The peer before is a cycle, and its memory no part of this.
     peer = Peer(workload, "float32", FLAGS.device, compiles, policy)
     peer.step(FLAGS.iterations)
     is_gpu = FLAGS.device.startswith("GPU")
@@ -151,16 +153,23 @@ class Busy:
 
 def driver_name():
     """Returns the driver's name of the device that TensorFlow numbers anew."""
-    number = int(FLAGS.device.partition(":")[2] or 0)
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return seen.split(",")[number] if seen else str(number)
+    return seen.split(",")[number()] if seen else str(number())
+
+
+def kind():
+    """Returns the kind of device: "GPU"."""
+    return FLAGS.device.partition(":")[0]
+
+
+def number():
+    """Returns which of its kind the device is."""
+    return int(FLAGS.device.partition(":")[2] or 0)
 
 
 def name():
     """Returns what the device is called."""
-    [device, *_] = tf.config.list_physical_devices(
-        FLAGS.device.partition(":")[0]
-    )
+    device = tf.config.list_physical_devices(kind())[number()]
     details = tf.config.experimental.get_device_details(device)
     return details.get("device_name", FLAGS.device)
 

@@ -1,7 +1,5 @@
 """This package: what Keras's `fit` runs, without a data pipeline."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
@@ -24,6 +22,7 @@ class Peer:
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(self.policy or dtype)
         self.workload = workload
+        self._blocks = {}
         elements = self.elements(workload.data(dtype))
         self.batch = tf.nest.map_structure(tf.constant, elements)
         self.learner = self.make_learner(build_network(workload))
@@ -78,14 +77,15 @@ class Peer:
             learner.train_step, autograph=False, jit_compile=learner.jit_compile
         )
 
-    @functools.cache  # noqa: B019, a process has one of it
     def _block(self, count):
         """Returns the meta-batch `count` times, if the learner takes blocks."""
         if self.learner.block == 1:
             return self.batch
-        return tf.nest.map_structure(
-            lambda part: tf.repeat(part[None], count, 0), self.batch
-        )
+        if count not in self._blocks:
+            self._blocks[count] = tf.nest.map_structure(
+                lambda part: tf.repeat(part[None], count, 0), self.batch
+            )
+        return self._blocks[count]
 
 
 def build_network(workload):

@@ -184,12 +184,7 @@ def train_mean(config: MultitaskConfig) -> None:
 def _train(run, learner, start):
     mean, regressor = learner.network, Regressor(run.config, learner.network)
     errors = run.table("training.csv", start)
-    keepers = [
-        callbacks.Clock(start, run.table("seconds.csv", start), INTERVAL),
-        callbacks.Saver(
-            start, functools.partial(run.save, learner, "pretrain"), INTERVAL
-        ),
-    ]
+    keepers = callbacks.keepers(run, learner, "pretrain", start, INTERVAL)
     for task in range(start, run.config.models):
         error, done = regressor.learn(task), task + 1
         if not np.isfinite(error):

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import zipfile
 
-from maml_tf import command_line, comparison, files, saving
+from maml_tf import command_line, comparison, files
+from maml_tf.learner import arguments_of, make
 
 MOST = 1_000_000
 
@@ -43,7 +44,7 @@ def write(folder: str, file: str) -> None:
 
 def _for_adapting(trained):
     """Returns a new learner with all of another that adapting reads."""
-    learner = saving.make(type(trained), saving.arguments_of(trained))
+    learner = make(type(trained), arguments_of(trained))
     optimizer = getattr(trained, "inner_optimizer", None)
     forgets = getattr(optimizer, "beta_1", None) == 0
     mean_gradient = trained.inner_state.slots[0] if forgets else None

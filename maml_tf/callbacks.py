@@ -7,7 +7,6 @@ be interrupted and continued anywhere.
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 
@@ -431,7 +430,7 @@ class NonFiniteError(ArithmeticError):
     """Training met a number that is not finite."""
 
 
-class NonFiniteGuard(IterationCallback):
+class NonFiniteGuard(Keeper):
     """Stops training at the first loss that is not finite.
 
     It looks at regular intervals, and before the last checkpoint, at the mean
@@ -448,11 +447,9 @@ class NonFiniteGuard(IterationCallback):
     """
 
     def __init__(self, start: int, sampler, rates: str, interval: int = 10):
-        super().__init__(start)
+        super().__init__(start, interval)
         self.sampler = sampler
         self.rates = rates
-        self.interval = interval
-        self.done = start
 
     def on_train_begin(self, logs=None):
         """Keeps the initial state."""
@@ -461,24 +458,14 @@ class NonFiniteGuard(IterationCallback):
             *self.model.optimizer.variables,
         ]
         self._read = tf.function(self._state)
-        self._good, (self._values, _) = self.start, self._read()
+        self._values, _ = self._read()
 
-    def on_iteration(self, iteration):
+    def keep(self):
         """Raises `NonFiniteError` if the loss or a weight is not finite."""
-        self.done = iteration
-        if iteration % self.interval == 0:
-            self._check(iteration)
-
-    def on_train_end(self, logs=None):
-        """Looks at what has been done since."""
-        if self._good < self.done:
-            self._check(self.done)
-
-    def _check(self, iteration):
         values, are_finite = self._read()
         if not (are_finite and np.isfinite(self.metrics["loss"])):
-            raise NonFiniteError(self._explain(iteration))
-        self._good, self._values = iteration, values
+            raise NonFiniteError(self._explain())
+        self._values = values
 
     def _state(self):
         """Returns copies of all variables, and whether weights are finite."""
@@ -490,10 +477,10 @@ class NonFiniteGuard(IterationCallback):
         values = [tf.identity(v.value) for v in self._variables]
         return values, tf.reduce_all(weights)
 
-    def _explain(self, iteration):
+    def _explain(self):
         for variable, value in zip(self._variables, self._values, strict=True):
             variable.assign(value)
-        for t in range(self._good, iteration):
+        for t in range(self._kept, self.done):
             x, y = self.sampler(tf.constant(t, tf.int64))
             for name, tensor in self.model.diagnose(x, y):
                 if not np.isfinite(tensor).all():
@@ -503,7 +490,7 @@ class NonFiniteGuard(IterationCallback):
             self.model.train_on_batch(x, y)
             if not self._read()[1]:
                 return self._words(t + 1, "weights")
-        return f"Not finite between iterations {self._good} and {iteration}."
+        return f"Not finite between iterations {self._kept} and {self.done}."
 
     def _words(self, iteration, name):
         return (
@@ -533,7 +520,7 @@ def fit(learner, data, start: int, end: int, others) -> None:
     """
     stop = StopOnSignal()
     listening = [stop] * (not on_several_hosts(learner.distribute_strategy))
-    progress = [Progress(start, end)] * sys.stdout.isatty()
+    progress = [Progress(start, end)] * files.on_terminal()
     try:
         learner.fit(
             data,

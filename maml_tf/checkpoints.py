@@ -131,7 +131,7 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
 
 def save(
     folder: str,
-    learner,
+    arrays: dict[str, np.ndarray],
     phase: str,
     iteration: int,
     settings: dict,
@@ -144,7 +144,7 @@ def save(
 
     Args:
       folder: an existing folder.
-      learner: a compiled meta-learner.
+      arrays: the `state` of a compiled meta-learner.
       phase: "pretrain" or "meta": whose optimizer it is.
       iteration: updates done, both phases together.
       settings: of the run, for `read` to return.
@@ -157,7 +157,7 @@ def save(
         "settings": json.dumps(settings),
         "history": json.dumps(history or {}),
     }
-    entries = {**{k: np.asarray(v) for k, v in facts.items()}, **state(learner)}
+    entries = {**{k: np.asarray(v) for k, v in facts.items()}, **arrays}
     with files.replacing(path) as file:
         np.savez(file, checksum=_checksum(entries), **entries)
     tidy(folder)

@@ -142,7 +142,6 @@ def compare(a: Run, b: Run, count: int = EVALUATION_TASKS) -> Comparison:
 
 
 def _step_by_step(a, b, count):
-    *_, metric = train.task_metrics(a.config)
     a_values, b_values = (
         train.score(
             dataclasses.replace(r.config, test_tasks=count), r.learner
@@ -152,7 +151,7 @@ def _step_by_step(a, b, count):
     steps = range(1, min(a_values.shape[1], b_values.shape[1]))
     return Comparison(
         _words(a.config, f"{len(a_values)} tasks", "test classes"),
-        metric if a.config.is_classification else "mean squared error",
+        a.config.metric,
         tuple(f"step {u}" for u in steps),
         a_values[:, steps],
         b_values[:, steps],

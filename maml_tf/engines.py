@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import cores, functional, stacked
+from maml_tf import cores, stacked
 
 ENGINES = ("auto", "stacked", "looped")
 
@@ -91,7 +91,6 @@ def choose(engine: str, network: keras.Model) -> Choice | None:
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}.")
-    functional.require_usable(network)
     reasons = stacked.unsupported(network)
     if engine == "stacked" and reasons:
         raise ValueError(f"Cannot stack tasks: {'; '.join(reasons)}.")

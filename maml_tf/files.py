@@ -170,6 +170,11 @@ def tolerating(on_save_error: str) -> Iterator[None]:
         )
 
 
+def on_terminal() -> bool:
+    """Returns whether what is printed goes to a terminal; it may be closed."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def say(line: str, file: TextIO | None = None) -> None:
     """Prints a line; one that a full disk has no room for is lost.
 

@@ -4,7 +4,6 @@ import array
 import contextlib
 import csv
 import glob
-import io
 import math
 import os
 from collections.abc import Callable
@@ -100,15 +99,17 @@ class Table:
                 files.naming(self.path),
                 open(self.path, "a", newline="") as file,
             ):
-                file.write(_text(self.last(1), header=False))
+                csv.writer(file).writerow(self.last(1)[0].values())
         else:
             self._write_whole()
         self._whole = True
 
     def _write_whole(self):
         files.make_again(os.path.dirname(self.path))
-        with files.replacing(self.path) as file:
-            file.write(_text(self.last(len(self)), header=True).encode())
+        rows = self.last(len(self))
+        files.replace_table(
+            self.path, [*rows[:1], *(row.values() for row in rows)]
+        )
 
     def _show(self, row):
         if self.show:
@@ -167,15 +168,6 @@ class Scalars:
         with self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-
-
-def _text(rows, header):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0] if rows else [])
-    if header and rows:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_rows(path: str, last: float = math.inf) -> list[dict]:

@@ -333,14 +333,6 @@ def require_means(loss: Loss, y, prediction) -> None:
       prediction: of the same tasks.
     """
     parts, *compared = map(tf.nest.flatten, (loss, y, prediction))
-    for part, a, b in zip(parts, *compared, strict=False):
-        values = _values(part, a, b)
-        if not values.shape[:1].is_compatible_with(a.shape[:1]):
-            raise ValueError(
-                "The compiled loss: expected numbers for each task where tasks "
-                "run in groups, one after another, got the shape "
-                f"{list(values.shape)}. engine='stacked' runs all at once."
-            )
     for part in parts:
         found = {
             name: getattr(part, name)
@@ -353,6 +345,20 @@ def require_means(loss: Loss, y, prediction) -> None:
                 f"run in groups, one after another, found {found}. "
                 "engine='stacked' runs all at once."
             )
+    if all(len(each) == len(parts) for each in compared):
+        for triple in zip(parts, *compared, strict=True):
+            _require_each(*triple)
+
+
+def _require_each(loss, y, prediction):
+    """Refuses a compiled loss that has no number for each task."""
+    values = prediction if loss is None else _values(loss, y, prediction)
+    if not values.shape[:1].is_compatible_with(y.shape[:1]):
+        raise ValueError(
+            "The compiled loss: expected numbers for each task where tasks run "
+            f"in groups, one after another, got the shape "
+            f"{list(values.shape)}. engine='stacked' runs all at once."
+        )
 
 
 def _comparable(y, prediction):

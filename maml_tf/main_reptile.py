@@ -157,9 +157,8 @@ def _run(arguments):
 
 def _report(config, scores):
     """Prints the original's lines, and intervals beside them."""
-    name = "accuracy" if config.is_classification else "mean squared error"
     for score in scores:
-        print(f"{score.part.capitalize()} {name}: {score.mean:.6g}")
+        print(f"{score.part.capitalize()} {config.metric}: {score.mean:.6g}")
     way = "transductive" if config.transductive else "each query alone"
     for score in scores:
         print(
@@ -172,7 +171,7 @@ def _report(config, scores):
     print(f"Written: {stem}.csv")
     if config.plot:
         if curves := reptile_train.smooth_curves(config):
-            plots.plot_training(curves, f"{stem}_curve.png", name)
+            plots.plot_training(curves, f"{stem}_curve.png", config.metric)
         else:
             print(f"No curve of training: {config.folder} has no scores of it.")
         if not config.is_classification:

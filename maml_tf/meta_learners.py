@@ -20,9 +20,10 @@ from maml_tf import (
 from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.checks import at_least, counts, finite, integers
 from maml_tf.copies import adapted_copy
+from maml_tf.learner import Learner
 from maml_tf.losses import Loss, TaskLoss
-from maml_tf.saving import Learner, register
-from maml_tf.seeds import fold, updates
+from maml_tf.saving import register
+from maml_tf.seeds import fold
 from maml_tf.selection import Selection, select
 from maml_tf.tied import tie
 
@@ -115,10 +116,6 @@ class MAML(Learner):
 
     inner_variables = ()  # gradient descent remembers nothing
     _is_building = False
-
-    fit = losses.naming_labels(Learner.fit)
-    evaluate = losses.naming_labels(Learner.evaluate)
-    predict = losses.naming_labels(Learner.predict)
 
     def __init__(
         self,
@@ -233,7 +230,7 @@ class MAML(Learner):
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
         functional.require_tasks(self.network, inputs)
-        seeds = self._seeds(inputs, training)
+        seeds = self._seeds(shapes.leading(inputs), training)
         predict, group = self._predictor(inputs)
         if group is None:
             return predict(inputs, seeds, training)
@@ -299,7 +296,7 @@ class MAML(Learner):
         """
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         functional.require_tasks(self.network, x)
-        seeds = self._seeds(x, training=True)
+        seeds = self._seeds(shapes.leading(x), training=True)
         predict, group = self._predictor(x)
         if group is None:
             return self._differentiate(data, predict, seeds)
@@ -435,14 +432,6 @@ class MAML(Learner):
         as_trained = training or self._is_building
         return self.inner_steps if as_trained else self.test_inner_steps
 
-    def _seeds(self, inputs, training):
-        """Returns a seed for each task `[B, 2]`, others in every update."""
-        compiled = training and self.optimizer is not None
-        update = updates(self.optimizer) if compiled else -1
-        seed = [tf.cast(part, tf.int64) for part in (self.seed, update)]
-        tasks = shapes.leading(inputs) * replicas.count()
-        return replicas.own(tf.random.split(tf.stack(seed), tasks))
-
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
 
@@ -459,7 +448,7 @@ class MAML(Learner):
         functional.require_inputs(self.network, support[0], "n")
         functional.require_same_examples(support[0], support[1], "n")
         at_least(0, steps=steps)
-        seed = self._seeds(_map(lambda x: x[None], support), training=False)[0]
+        seed = self._seeds(1, training=False)[0]
         phi = adapt(
             functional.with_penalty(self.network, self.adapted),
             losses.with_penalty(self.inner_loss, 0),
@@ -486,10 +475,6 @@ class MAML(Learner):
         inputs = map(functional.tensors, (support_x, support_y, query_x))
         return self(tuple(inputs)).query[-1]
 
-    def execution_plan(self) -> engines.Plan:
-        """Returns which layers run stacked, and why others do not."""
-        return engines.plan(self._engine, self.network)
-
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""
         del x
@@ -498,11 +483,6 @@ class MAML(Learner):
     def penalty(self, predictions):
         """Returns the network's own losses that are part of meta-training."""
         return self._after(predictions.penalty[1:])
-
-    @property
-    def losses(self):
-        """Nothing: the network's own losses are part of each task's."""
-        return []
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -514,11 +494,7 @@ class MAML(Learner):
         functional.require_targets(x, y)
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
-        if self.loss is None:
-            loss = losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
-        else:
-            weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
-            loss = super().compute_loss(x, y, y_pred, weight, training)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         return loss + tf.cast(penalty, loss.dtype) / replicas.count()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -534,9 +510,7 @@ class MAML(Learner):
 
     def diagnose(self, x, y):
         """Yields what a training step computes, in order, with names."""
-        with tf.GradientTape() as tape:
-            predictions = self(x, training=True)
-            loss = self.compute_loss(x, y, predictions)
+        (loss, gradients), predictions = self.meta_gradient((x, y))
         yield from _named("inputs", x[0])
         yield from _named(
             "support prediction before adaptation", predictions.support
@@ -544,10 +518,8 @@ class MAML(Learner):
         after = f"after {self.inner_steps} inner steps"
         yield from _named(f"query prediction {after}", predictions.query[-1])
         yield "loss", loss
-        variables = self.trainable_variables
-        values = [variable.value for variable in variables]
-        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
-        for variable, gradient in zip(variables, gradients, strict=True):
+        pairs = zip(self.trainable_variables, gradients, strict=True)
+        for variable, gradient in pairs:
             yield f"meta-gradient of {variable.path}", gradient
 
     def predict_step(self, data):

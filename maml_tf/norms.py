@@ -1,6 +1,7 @@
 """Normalisation as the originals do it, by Keras layers."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -49,6 +50,12 @@ class _Summing(layers.Layer):
     def call(self, x):
         y = self._act(ops.cast(x, self.variable_dtype))
         return ops.cast(y, self.compute_dtype)
+
+    def get_config(self):
+        """Returns all arguments, each of which is an attribute of its name."""
+        names = inspect.signature(type(self).__init__).parameters
+        own = {n: getattr(self, n) for n in names if n in vars(self)}
+        return {**super().get_config(), **own}
 
 
 @register
@@ -111,15 +118,6 @@ class BatchStatisticsNorm(_Summing):
         if _measured[0] is not None:
             x = tf.gather(x, tf.range(_measured[0]), axis=axes[0])
         return _standardise(x, pooled, axes, self, gamma) + beta
-
-    def get_config(self):
-        own = {
-            "epsilon": self.epsilon,
-            "gradient": self.gradient,
-            "max_pool": self.max_pool,
-            "scale": self.scale,
-        }
-        return {**super().get_config(), **own}
 
 
 @register
@@ -220,18 +218,6 @@ class NormalizedConv2D(_Summing):
         # So that a tape finds the bias, and its gradient is zero, not None.
         return y + shapes.align(beta + 0.0 * bias, y)
 
-    def get_config(self):
-        own = {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "epsilon": self.epsilon,
-            "gradient": self.gradient,
-            "max_pool": self.max_pool,
-            "scale": self.scale,
-        }
-        return {**super().get_config(), **own}
-
 
 @register
 class ExampleNorm(_Summing):
@@ -265,10 +251,6 @@ class ExampleNorm(_Summing):
     def normalize(self, x, gamma, beta, axes):
         """Normalises over `axes`; γ and β must broadcast against `x`."""
         return gamma * _standardise(x, x, axes, self) + beta
-
-    def get_config(self):
-        own = {"epsilon": self.epsilon, "gradient": self.gradient}
-        return {**super().get_config(), **own}
 
 
 def _known(gradient):

@@ -17,8 +17,9 @@ from maml_tf import (
 from maml_tf.checks import at_least, counts, finite, integers
 from maml_tf.copies import adapted_copy
 from maml_tf.inner_optimizers import InnerOptimizer, State
-from maml_tf.saving import Learner, register
-from maml_tf.seeds import fold, updates
+from maml_tf.learner import Learner
+from maml_tf.saving import register
+from maml_tf.seeds import fold
 from maml_tf.shapes import leading
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
@@ -69,12 +70,6 @@ class Reptile(Learner):
       ValueError: if an argument is out of range, or the network cannot run in
         the chosen engine.
     """
-
-    block = 1
-
-    fit = losses.naming_labels(Learner.fit)
-    evaluate = losses.naming_labels(Learner.evaluate)
-    predict = losses.naming_labels(Learner.predict)
 
     def __init__(
         self,
@@ -160,20 +155,12 @@ class Reptile(Learner):
         self._loss_tracker.update_state(loss, sample_weight=leading(x))
         return self.step_results(trains=True)
 
-    @property
-    def losses(self):
-        """Nothing: the network's own losses are part of each mini-batch's."""
-        return []
-
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Returns the compiled loss of queries, or without one the inner."""
         functional.require_targets(x, y)
-        if self.loss is None:
-            return losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
-        weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
-        return super().compute_loss(x, y, y_pred, weight, training)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def get_metrics_result(self):
         """Returns the loss, after an evaluation with the compiled metrics."""
@@ -350,10 +337,6 @@ class Reptile(Learner):
         inputs = map(functional.tensors, (support_x, support_y, query_x))
         return self(tuple(inputs))
 
-    def execution_plan(self) -> engines.Plan:
-        """Returns which layers can run stacked, and why others cannot."""
-        return engines.plan(self._engine, self.network)
-
     def call(self, inputs, training=False):
         """Returns query predictions for `(support_x, support_y, query_x)`."""
         functional.require_tasks(self.network, inputs)
@@ -422,19 +405,6 @@ class Reptile(Learner):
         )
         variable.assign(value)
         return variable
-
-    def _seed(self, training):
-        """Returns a seed `[2]`, another for each meta-update."""
-        compiled = training and self.optimizer is not None
-        update = updates(self.optimizer) if compiled else -1
-        return tf.stack(
-            [tf.cast(part, tf.int64) for part in (self.seed, update)]
-        )
-
-    def _seeds(self, tasks, training):
-        """Returns a seed for each of this replica's tasks, `[B, 2]`."""
-        seeds = tf.random.split(self._seed(training), tasks * replicas.count())
-        return replicas.own(seeds)
 
     def _draw(self, seed, y, steps, batch):
         """Returns mini-batches for tasks with targets y: `[B, U, b]`."""

@@ -2,14 +2,7 @@
 
 import dataclasses
 
-from maml_tf.config import (
-    DATASOURCES,
-    ENGINES,
-    LARGEST_SEED,
-    ON_SAVE_ERROR,
-    SMALLEST_IMAGE,
-)
-from maml_tf.settings import DTYPE_POLICIES, Settings
+from maml_tf.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +76,8 @@ class ReptileConfig(Settings):
     dtype_policy: str = "float32"
 
     def __post_init__(self):
-        self.check_choice("datasource", DATASOURCES)
-        self.check_choice("engine", ENGINES)
-        self.check_choice("on_save_error", ON_SAVE_ERROR)
-        self.check_choice("image_channels", (1, 3))
-        self.check_at_least("image_size", SMALLEST_IMAGE)
+        self.check_supervised()
+        self.check_program()
         for name in (
             "shots",
             "inner_batch",
@@ -101,18 +91,11 @@ class ReptileConfig(Settings):
         ):
             self.check_at_least(name, 1)
         self.check_at_least("ways", 2)
-        for name in ("train_shots", "seed"):
-            self.check_at_least(name, 0)
-        self.check_at_most("seed", LARGEST_SEED)
+        self.check_at_least("train_shots", 0)
         self.check_not_negative("meta_step_final")
         for name in ("inner_lr", "meta_step", "weight_decay"):
             self.check_positive(name)
         self._check_combinations()
-
-    @property
-    def is_classification(self) -> bool:
-        """Whether tasks have classes, rather than real-valued targets."""
-        return self.datasource != "sinusoid"
 
     @property
     def training_shots(self) -> int:
@@ -124,10 +107,6 @@ class ReptileConfig(Settings):
         return shots * (self.ways if self.is_classification else 1)
 
     def _check_combinations(self):
-        self.check_import()
-        self.check_devices()
-        self.check_choice("dtype_policy", DTYPE_POLICIES)
-        self.check_image_format()
         if self.strategy != "none" and not (
             self.sgd or self.reset_inner_optimizer
         ):
@@ -136,20 +115,18 @@ class ReptileConfig(Settings):
                 "none unless tasks share no moments: --reset-inner-optimizer "
                 "or --sgd",
             )
-        if self.tail_shots is not None:
+        if self.tail_shots is not None and not self.pretrained:
             self._check_tail()
         if self.replacement:
-            for batch, shots in (
-                ("inner_batch", self.training_shots),
-                ("eval_batch", self.shots),
-            ):
-                most = self.support_size(shots)
-                if getattr(self, batch) > most:
-                    self.refuse(
-                        batch,
-                        f"at most the {most} examples of a task with "
-                        "--replacement",
-                    )
+            self._check_batch("eval_batch", self.shots)
+            if not self.pretrained:
+                self._check_batch("inner_batch", self.training_shots)
+
+    def _check_batch(self, batch, shots):
+        most = self.support_size(shots)
+        if getattr(self, batch) > most:
+            expected = f"at most the {most} examples of a task"
+            self.refuse(batch, f"{expected} with --replacement")
 
     def _check_tail(self):
         if not self.foml or not self.is_classification:

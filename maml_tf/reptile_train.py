@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -311,12 +310,11 @@ def _fit(run, learner, data, curves, start):
 def _logging(run, learner, curves, start):
     """Yields the callbacks that write tables, each a curve in TensorBoard."""
     config = run.config
-    score = "accuracy" if config.is_classification else "mean squared error"
     scalars = {part: run.scalars(part) for part in curves}
 
     def show(iteration, values):
         for part, value in values.items():
-            scalars[part].write(iteration - 1, {score: value})
+            scalars[part].write(iteration - 1, {config.metric: value})
 
     yield callbacks.TrainingLog(
         start,
@@ -380,7 +378,7 @@ def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
     *_, test = scores
     images = config.is_classification
     return {
-        "metric": "accuracy" if images else "mean squared error",
+        "metric": config.metric,
         "mean": [test.mean],
         "ci95": [test.ci95],
         "steps": [config.eval_steps],
@@ -452,7 +450,7 @@ def _score(config, scorer, part):
     groups = math.ceil(config.eval_tasks / EVALUATION_GROUP)
     sampler = evaluation_tasks(config, part, EVALUATION_GROUP, 2)
     scores = _scored(scorer, sampler)
-    show = sys.stdout.isatty()
+    show = files.on_terminal()
     bar = (
         keras.utils.Progbar(groups, unit_name=f"{part} group") if show else None
     )

@@ -163,8 +163,9 @@ class RunFolder:
 
     def save(self, learner, phase: str, iteration: int) -> None:
         """Saves a checkpoint once all rows before it are on disk."""
+        # Reading metrics takes all replicas, so before anything can fail here.
+        arrays = checkpoints.state(learner)
         if not self.writes:
-            checkpoints.state(learner)  # Reading metrics takes all replicas.
             return
         files.make_again(self.config.folder)
         for table in self.tables.values():
@@ -172,7 +173,7 @@ class RunFolder:
         settings = dataclasses.asdict(self.config)
         checkpoints.save(
             self.config.folder,
-            learner,
+            arrays,
             phase,
             iteration,
             settings,

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import copies, exact, functional, losses, saving
+from maml_tf import copies, exact, functional, losses, shapes
+from maml_tf.learner import Learner, arguments_of, make
 from maml_tf.meta_learners import MAML
 
 TOLERANCE = {"float64": 1e-6, "float32": 5e-2}
@@ -72,6 +73,7 @@ def check_meta_gradient(
       ValueError: if the model is neither.
     """
     learner = _learner(model, task, loss)
+    task = tf.nest.map_structure(tf.convert_to_tensor, task)
     rng = np.random.default_rng(seed)
     with _like(learner, task) as (like, task, dtype):
         error = _error(_objective(like, task), dtype, rng)
@@ -84,7 +86,7 @@ def check_meta_gradient(
 def _learner(model, task, loss):
     if isinstance(model, MAML):
         return model
-    if isinstance(model, saving.Learner) or not isinstance(model, keras.Model):
+    if isinstance(model, Learner) or not isinstance(model, keras.Model):
         raise ValueError(
             "model: expected a MAML or a network, got a "
             f"{type(model).__name__}, which has no meta-gradient."
@@ -109,8 +111,8 @@ def _like(learner, task):
         keras.config.set_floatx("float64")
         keras.config.set_dtype_policy("float64")
         try:
-            network = _in_float64(learner.network)
-            like, data = _made_like(learner, network), _cast(task, "float64")
+            like = _made_like(learner, _in_float64(learner.network))
+            data = shapes.cast(task, "float64")
             like.compute_loss(*data, like(data[0], training=True))
             dtype = "float64"
         # A model of one's own may raise anything here.
@@ -118,7 +120,7 @@ def _like(learner, task):
             keras.config.set_floatx(floatx)
             keras.config.set_dtype_policy(policy)
             like = _made_like(learner, learner.network)
-            data, dtype = _cast(task, floatx), "float32"
+            data, dtype = shapes.cast(task, floatx), "float32"
         yield like, data, dtype
     finally:
         keras.config.set_floatx(floatx)
@@ -128,10 +130,10 @@ def _like(learner, task):
 
 def _made_like(learner, network):
     """Returns a learner with the same arguments and weights, compiled."""
-    arguments = {**saving.arguments_of(learner), "network": network}
+    arguments = {**arguments_of(learner), "network": network}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Said when the learner was made.
-        like = saving.make(type(learner), arguments)
+        like = make(type(learner), arguments)
     like.set_weights(learner.get_weights())
     copies.settle(network)
     loss = getattr(learner, "loss", None) or learner.inner_loss
@@ -161,14 +163,6 @@ def _typed(config):
     if "float" in str(config.get("dtype")):
         typed["dtype"] = "float64"
     return typed
-
-
-def _cast(structure, dtype):
-    def cast(part):
-        part = tf.convert_to_tensor(part)
-        return tf.cast(part, dtype) if part.dtype.is_floating else part
-
-    return tf.nest.map_structure(cast, structure)
 
 
 def _objective(learner, task):
@@ -278,7 +272,7 @@ def _first_and_second(layer, args, kwargs, rng):
     """
     variables = layer.trainable_variables
     inputs = tf.nest.flatten((args, kwargs))
-    floats = [i for i, x in enumerate(inputs) if _is_floating(x)]
+    floats = [i for i, x in enumerate(inputs) if shapes.is_floating(x)]
     point = [tf.convert_to_tensor(v.value) for v in variables]
     point += [inputs[i] for i in floats]
     if not point:
@@ -298,10 +292,6 @@ def _first_and_second(layer, args, kwargs, rng):
     first = _with_gradient(value)
     yield point, first
     yield point, _with_gradient(lambda point: _dot(first(point)[1], d))
-
-
-def _is_floating(x):
-    return tf.is_tensor(x) and x.dtype.is_floating
 
 
 def _with_gradient(function):

@@ -8,8 +8,14 @@ import json
 import math
 from collections.abc import Mapping
 
+NORM_GRADIENTS = ("exact", "legacy")
+DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
+ENGINES = ("auto", "stacked", "looped")
+ON_SAVE_ERROR = ("stop", "continue")
 STRATEGIES = ("none", "mirrored", "multi_worker")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
 
 class ConfigError(ValueError):
@@ -95,19 +101,34 @@ class Settings:
                 notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
 
-    def check_import(self) -> None:
-        """Refuses a checkpoint to import that has no name."""
-        if self.import_checkpoint == "":
-            self.refuse("import_checkpoint", "the prefix of a checkpoint")
+    @property
+    def is_classification(self) -> bool:
+        """Whether tasks have classes, rather than real-valued targets."""
+        return self.datasource != "sinusoid"
 
-    def check_image_format(self) -> None:
-        """Refuses a size or channels where the data source has its own."""
+    @property
+    def metric(self) -> str:
+        """What is published, in words."""
+        return "accuracy" if self.is_classification else "mean squared error"
+
+    def check_supervised(self) -> None:
+        """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
+        self.check_choice("datasource", DATASOURCES)
+        self.check_choice("engine", ENGINES)
+        self.check_choice("dtype_policy", DTYPE_POLICIES)
+        self.check_choice("image_channels", (1, 3))
+        self.check_at_least("image_size", SMALLEST_IMAGE)
         for field, own in (("image_size", 84), ("image_channels", 3)):
             if self.datasource != "folder" and getattr(self, field) != own:
                 self.refuse(field, f"{own} unless --datasource=folder")
+        if self.import_checkpoint == "":
+            self.refuse("import_checkpoint", "the prefix of a checkpoint")
 
-    def check_devices(self) -> None:
-        """Refuses devices that do not fit the strategy, and what they lack."""
+    def check_program(self) -> None:
+        """Refuses what no program takes."""
+        self.check_choice("on_save_error", ON_SAVE_ERROR)
+        self.check_at_least("seed", 0)
+        self.check_at_most("seed", LARGEST_SEED)
         self.check_choice("strategy", STRATEGIES)
         self.check_positive("worker_timeout")
         if self.logical_devices != -1:

@@ -60,3 +60,15 @@ def axes(axis: int | Sequence[int], x) -> list[int]:
     """Returns the axes of x `[B, n, …]` that a layer means by `axis`."""
     rank = len(x.shape) - 1
     return [1 + i % rank for i in tf.nest.flatten(axis)]
+
+
+def is_floating(x) -> bool:
+    """Whether x is a tensor of real numbers."""
+    return tf.is_tensor(x) and x.dtype.is_floating
+
+
+def cast(values, dtype):
+    """Returns nested tensors with all real numbers in one type."""
+    return tf.nest.map_structure(
+        lambda x: tf.cast(x, dtype) if is_floating(x) else x, values
+    )

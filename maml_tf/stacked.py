@@ -115,8 +115,7 @@ def with_penalty(model, variables):
     apply_fn = many_tasks(model, variables)
 
     def with_zeros(parameters, x, seed=None):
-        tasks = shapes.sizes(tf.nest.flatten(x)[0])[0]
-        zeros = tf.zeros([tasks], keras.config.floatx())
+        zeros = tf.zeros([shapes.leading(x)], keras.config.floatx())
         return apply_fn(parameters, x, seed), zeros
 
     return with_zeros
@@ -150,8 +149,8 @@ def _run(graph, weight, inputs):
         function, _, sums = RULES[type(layer)]
         dtype = layer.variable_dtype if sums else layer.compute_dtype
         if layer.autocast or sums:
-            args = _cast(args, dtype)
-        return _cast(
+            args = shapes.cast(args, dtype)
+        return shapes.cast(
             function(layer, weight.cast(dtype), *args), layer.compute_dtype
         )
 
@@ -165,16 +164,6 @@ def _run(graph, weight, inputs):
     if isinstance(output, (list, tuple)):
         (output,) = output
     return output
-
-
-def _cast(values, dtype):
-    """Returns nested tensors with all real numbers in one type."""
-
-    def cast(x):
-        real = tf.is_tensor(x) and x.dtype.is_floating
-        return tf.cast(x, dtype) if real else x
-
-    return tf.nest.map_structure(cast, values)
 
 
 def _calls(graph):
@@ -213,7 +202,7 @@ class _Weights:
     def tied(self, variable):
         """Returns a value `[B, *shape]`, or a `Tied` one."""
         value = self._values.get(id(variable), Tied(variable.value))
-        return _cast(value, self._dtype)
+        return shapes.cast(value, self._dtype)
 
 
 def _require_no_random_layers(model):

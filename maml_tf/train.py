@@ -410,11 +410,10 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
 
 def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
     """Returns what was measured and how, for `records.write`."""
-    *_, metric = task_metrics(config)
     classes = "test" if config.test_set else "validation"
     images = config.is_classification
     return {
-        "metric": metric if images else "mean squared error",
+        "metric": config.metric,
         "mean": curve.mean.tolist(),
         "ci95": curve.ci95.tolist(),
         "diverged": int((~np.isfinite(curve.values)).any(1).sum()),

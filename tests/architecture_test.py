@@ -40,6 +40,7 @@ ARCHITECTURE = {
     "cores": ("learner", "tensorflow"),
     "provenance": ("learner", "keras tensorflow"),
     "engines": ("learner", "keras tensorflow"),
+    "learner": ("learner", "keras tensorflow"),
     "meta_learners": ("learner", "keras tensorflow"),
     "self_check": ("learner", "keras numpy tensorflow"),
     "variants": ("learner", "keras tensorflow"),

@@ -504,13 +504,15 @@ def learner(network):
 def saved(tmp_path_factory):
     """Returns a checkpoint of the sinusoid's network, 5 iterations old."""
     folder = tmp_path_factory.mktemp("saved")
-    return checkpoints.save(folder, learner(network()), "meta", 5, {})
+    arrays = checkpoints.state(learner(network()))
+    return checkpoints.save(folder, arrays, "meta", 5, {})
 
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("oracle")
-    return checkpoints.save(folder, learner(network(3)), "meta", 5, {})
+    arrays = checkpoints.state(learner(network(3)))
+    return checkpoints.save(folder, arrays, "meta", 5, {})
 
 
 RUN = "logs/cls_5.mbs_25.ubs_5.numstep1.updatelr0.001nonorm"

@@ -86,16 +86,18 @@ def check_same(folder, alone):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_logical_devices_train_as_one(alone, tmp_path):
-    flags = "--strategy=mirrored", "--logical_devices=2"
+@pytest.mark.parametrize("devices", [1, 2])
+def test_logical_devices_train_as_one(devices, alone, tmp_path):
+    flags = "--strategy=mirrored", f"--logical_devices={devices}"
     assert not finish(start(tmp_path, *SHORT, *flags))
     check_same(tmp_path, alone)
 
 
-def test_workers_train_as_one(alone, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_train_as_one(count, alone, tmp_path):
     workers = [
         start(tmp_path, *SHORT, "--strategy=multi_worker", TF_CONFIG=told)
-        for told in cluster(2)
+        for told in cluster(count)
     ]
     assert not any([finish(worker) for worker in workers])
     check_same(tmp_path, alone)

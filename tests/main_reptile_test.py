@@ -322,3 +322,10 @@ def test_images_that_the_test_will_miss_are_missed_before(
     assert run(tmp_path / "run", *line) == 1
     assert "no validation classes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_test_alone_takes_what_only_training_could_not():
+    flags = "--pretrained", "--shots=1", "--inner-batch=50", "--eval-batch=5"
+    for more in ["--replacement"], ["--foml", "--foml-tail=5"]:
+        parsed = main_reptile.parse([*flags, *more])
+        assert main_reptile.config_from_flags(parsed).pretrained

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from maml_tf import config, engines, models, norms
+from maml_tf import config, engines, models, norms, settings
 
 # A 3×3 convolution C → F has 9CF + F weights, a dense layer n → m has nm + m.
 # 64 filters: 640 + 3 · 36928 = 111424; 5-way head 64 · 5 + 5 = 325.
@@ -72,8 +72,8 @@ def test_biases_and_betas_start_at_0_and_gammas_at_1(model):
 
 
 def test_config_names_the_same_choices():
-    assert config.NORM_GRADIENTS == norms.NORM_GRADIENTS
-    assert config.ENGINES == engines.ENGINES
+    assert settings.NORM_GRADIENTS == norms.NORM_GRADIENTS
+    assert settings.ENGINES == engines.ENGINES
 
 
 @pytest.mark.parametrize("norm", config.NORMS)

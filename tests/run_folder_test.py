@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import pathlib
@@ -685,3 +686,28 @@ def test_a_full_disk_at_the_start_of_tensorboard_is_one_line(
     monkeypatch.setattr(tf.summary, "create_file_writer", full)
     with pytest.raises(OSError, match="No space left on device$"):
         logs.Scalars(str(tmp_path))
+
+
+def test_all_read_the_state_before_anything_fails(tmp_path, monkeypatch):
+    """Reading it takes all replicas: hosts have to do so equally often."""
+    config, read = Config(logdir=str(tmp_path)), []
+    monkeypatch.setattr(checkpoints, "state", lambda learner: read.append(1))
+    chief, other = (run_folder.RunFolder(config, w) for w in (True, False))
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "make_again", full)
+    with pytest.raises(OSError):
+        chief.save(None, "meta", 1)
+    other.save(None, "meta", 1)
+    assert len(read) == 2
+
+
+def test_trains_where_nobody_listens(tmp_path):
+    flags = "--norm=None", "--metatrain_iterations=100", "--nolog"
+    line = [sys.executable, "-m", "maml_tf.main", *flags]
+    closed = ["sh", "-c", '"$@" >&-', "sh", *line, f"--logdir={tmp_path}"]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*/model100.npz"))

@@ -20,7 +20,7 @@ from maml_tf import (
     tasks,
 )
 from maml_tf.inner_optimizers import SGD, Adam
-from maml_tf.saving import arguments_of
+from maml_tf.learner import arguments_of
 
 
 @keras.saving.register_keras_serializable("saving_test")

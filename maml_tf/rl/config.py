@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from maml_tf.config import LARGEST_SEED, ON_SAVE_ERROR
 from maml_tf.settings import Settings
 
 ALGORITHMS = ("maml_trpo", "pretrain", "oracle", "random")
@@ -166,10 +165,9 @@ class RLConfig(Settings):
         self.check_choice("reward", REWARDS)
         self.check_choice("done", DONES)
         self.check_choice("mode", MODES)
-        self.check_choice("on_save_error", ON_SAVE_ERROR)
         self._check_numbers()
         self._check_goal()
-        self.check_devices()
+        self.check_program()
         self._check_environment()
         apart = self.has_tasks and self.algo not in ("random", ALL)
         if self.strategy != "none" and not apart:
@@ -182,14 +180,9 @@ class RLConfig(Settings):
     @property
     def test_rates(self) -> list[float]:
         """Step sizes of the updates in a test: α, then half of it."""
-        first = (
-            self.inner_lr if self.test_inner_lr == -1 else (self.test_inner_lr)
-        )
-        later = (
-            first / 2
-            if self.test_inner_lr_later == -1
-            else (self.test_inner_lr_later)
-        )
+        first, later = self.test_inner_lr, self.test_inner_lr_later
+        first = self.inner_lr if first == -1 else first
+        later = first / 2 if later == -1 else later
         return [first, *[later] * (self.test_updates - 1)][: self.test_updates]
 
     @property
@@ -227,9 +220,8 @@ class RLConfig(Settings):
         ):
             self.check_at_least(name, 1)
         self.check_at_least("horizon", 2)
-        for name in ("seed", "test_transitions", "test_updates"):
+        for name in ("test_transitions", "test_updates"):
             self.check_at_least(name, 0)
-        self.check_at_most("seed", LARGEST_SEED)
         for name in ("trust_region", "meta_lr"):
             self.check_positive(name)
         self.check_not_negative("inner_lr")

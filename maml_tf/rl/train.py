@@ -252,7 +252,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     facts = _facts_of_run(config, checkpoint)
     rates = [] if config.is_oracle else config.test_rates
     bar = None
-    if sys.stdout.isatty():
+    if files.on_terminal():
         bar = keras.utils.Progbar(len(rates) + 1, unit_name="update")
     found = evaluation.evaluate(
         learner,

@@ -1,0 +1,154 @@
+"""What all meta-learners share: losses, seeds, and how Keras saves them."""
+
+import inspect
+
+import keras
+import tensorflow as tf
+
+from maml_tf import engines, losses, replicas
+from maml_tf.replicas import Replicated
+from maml_tf.seeds import updates
+
+_REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
+class Learner(Replicated):
+    """A model that Keras saves by the arguments that it was made with.
+
+    It computes in full precision whatever Keras's policy is: what layers of
+    the network compute in is their own matter.
+    """
+
+    block = 1
+
+    evaluate = losses.naming_labels(Replicated.evaluate)
+    predict = losses.naming_labels(Replicated.predict)
+
+    def __init__(self, name: str | None = None):
+        super().__init__(name=name, dtype=keras.config.floatx())
+
+    def __setattr__(self, name, value):
+        """Sets an attribute; what was traced with another argument goes."""
+        is_new = getattr(self, name, None) is not value
+        super().__setattr__(name, value)
+        is_built = getattr(self, "built", False)
+        if is_built and is_new and name in _argument_names(type(self)):
+            self._trace_anew()
+
+    def _trace_anew(self):
+        for cache in ("_engines", "_bytes"):
+            getattr(self, cache, {}).clear()
+        for kind in ("train", "test", "predict"):
+            if getattr(self, f"{kind}_function") is not None:
+                getattr(self, f"make_{kind}_function")(force=True)
+
+    @losses.naming_labels
+    def fit(self, *args, **options):
+        """Trains as Keras does; tasks have no class that could weigh more."""
+        return _without_class_weight(super().fit, args, options)
+
+    def train_on_batch(self, *args, **options):
+        """Trains as Keras does, see `fit`."""
+        return _without_class_weight(super().train_on_batch, args, options)
+
+    @property
+    def losses(self):
+        """Nothing: the network's own losses are part of each task's."""
+        return []
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the compiled loss, or without one the mean inner loss."""
+        if self.loss is None:
+            return losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
+        weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
+        return super().compute_loss(x, y, y_pred, weight, training)
+
+    def execution_plan(self) -> engines.Plan:
+        """Returns which layers run stacked, and why others do not."""
+        return engines.plan(self._engine, self.network)
+
+    def _seed(self, training):
+        """Returns a seed `[2]`, another for each meta-update."""
+        compiled = training and self.optimizer is not None
+        update = updates(self.optimizer) if compiled else -1
+        return tf.stack(
+            [tf.cast(part, tf.int64) for part in (self.seed, update)]
+        )
+
+    def _seeds(self, tasks, training):
+        """Returns a seed for each of this replica's tasks, `[B, 2]`."""
+        seeds = tf.random.split(self._seed(training), tasks * replicas.count())
+        return replicas.own(seeds)
+
+    def get_config(self):
+        """Returns all arguments, in the form in which Keras saves them."""
+        return keras.saving.serialize_keras_object(arguments_of(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return make(cls, keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store):
+        """Saves what is not the network's, which Keras saves by itself."""
+        for i, variable in enumerate(self._apart()):
+            store[str(i)] = variable
+
+    def load_own_variables(self, store):
+        """Loads that, or all of a file from when adapted weights were in it."""
+        own = self._apart()
+        if len(store.keys()) > len(own):
+            super().load_own_variables(store)
+            return
+        for i, variable in enumerate(own):
+            variable.assign(store[str(i)])
+
+    def _apart(self):
+        networks = {id(weight) for weight in self.network.weights}
+        return [v for v in self.weights if id(v) not in networks]
+
+
+def arguments_of(learner: Learner) -> dict:
+    """Returns what a learner was made with.
+
+    Every argument is an attribute of its name, but for `adapt`: that is the
+    places of the variables in `network.weights`. A class that passes
+    `**options` on has those of the class above it too.
+    """
+    names = set(_argument_names(type(learner)))
+    arguments = {name: getattr(learner, name) for name in names - {"adapt"}}
+    if "adapt" in names:
+        order = [id(weight) for weight in learner.network.weights]
+        arguments["adapt"] = [order.index(id(v)) for v in learner.adapted]
+    return arguments
+
+
+def make(kind: type, arguments: dict) -> Learner:
+    """Returns a learner with arguments as `arguments_of` returns them."""
+    if "adapt" in arguments:
+        weights = arguments["network"].weights
+        adapt = [weights[place] for place in arguments["adapt"]]
+        arguments = {**arguments, "adapt": adapt}
+    return kind(**arguments)
+
+
+def _without_class_weight(method, args, options):
+    given = inspect.signature(method).bind(*args, **options).arguments
+    if given.get("class_weight") is not None:
+        raise ValueError(
+            "class_weight: expected None, as labels are others in every task, "
+            f"got {given['class_weight']!r}."
+        )
+    return method(*args, **options)
+
+
+def _argument_names(kind):
+    for part in kind.__mro__:
+        if "__init__" not in vars(part):
+            continue
+        parameters = inspect.signature(part.__init__).parameters.values()
+        kinds = {p.name: p.kind for p in parameters if p.name != "self"}
+        yield from (n for n, kind in kinds.items() if kind not in _REST)
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+            break
