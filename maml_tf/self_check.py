@@ -1,6 +1,7 @@
 """The meta-gradient of a model of one's own, against central differences."""
 
 import contextlib
+import functools
 import warnings
 from typing import NamedTuple
 from unittest import mock
@@ -137,13 +138,9 @@ def _made_like(learner, network):
     like.set_weights(learner.get_weights())
     copies.settle(network)
     loss = getattr(learner, "loss", None) or learner.inner_loss
-    like.compile("sgd", tf.nest.map_structure(_mean, loss))
+    of_tasks = functools.partial(losses.per_task, task_axes=1)
+    like.compile("sgd", tf.nest.map_structure(of_tasks, loss))
     return like
-
-
-def _mean(loss):
-    task_loss = losses.per_task(loss, 1)
-    return lambda y, prediction: tf.reduce_mean(task_loss(y, prediction))
 
 
 def _in_float64(network):

@@ -29,7 +29,8 @@ def predicted(function: Callable, prediction) -> tf.Tensor:
     those: they come along.
     """
     moved = function(prediction)
-    if (logits := getattr(prediction, _LOGITS, None)) is not None:
+    logits = getattr(prediction, _LOGITS, None)
+    if logits is not None:
         setattr(moved, _LOGITS, function(logits))
     return moved
 
