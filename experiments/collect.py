@@ -1,6 +1,6 @@
 """Takes the records of tests into results/records, beside the paper's values.
 
-A record is what `maml-tf` and `reptile-tf` write beside a test's CSV file.
+A record is what a program writes beside a test's CSV file.
 """
 
 import hashlib

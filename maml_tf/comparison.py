@@ -44,14 +44,6 @@ class Run(NamedTuple):
         """Whether `reptile-tf` trained it."""
         return isinstance(self.config, ReptileConfig)
 
-    @property
-    def norm_statistics(self) -> str:
-        """Whose statistics batch norm takes, as `maml-tf` names it."""
-        if not self.is_reptile:
-            return self.config.norm_statistics
-        alone = "support_and_query"
-        return "queries" if self.config.transductive else alone
-
 
 class Comparison(NamedTuple):
     """Scores of two runs on the same tasks.
@@ -257,9 +249,10 @@ def _common_tasks(config, count, *runs):
         seed=1,
         rotate=False,
     )
+    ways = [run.config.norm_statistics for run in runs]
     which = (
         f"{len(classes)} classes that both held out, not turned; batch norm's "
-        f"statistics of {' and of '.join(run.norm_statistics for run in runs)}"
+        f"statistics of {' and of '.join(ways)}"
     )
     return sampler, _words(config, f"{count} tasks, 1 query a class", which)
 

@@ -1,6 +1,6 @@
 """One run's settings: a frozen dataclass that validates itself.
 
-Fields carry the field's names; `FLAGS` maps those that cbfinn/maml calls
+Fields have the literature's names; `FLAGS` maps those that cbfinn/maml calls
 otherwise.
 """
 

@@ -6,7 +6,7 @@ import os
 from absl import app, flags
 
 from maml_tf import cores, plots, train
-from maml_tf import main as command_line
+from maml_tf import main as program
 from maml_tf.settings import ConfigError
 
 PAPER = {
@@ -97,12 +97,12 @@ def run_quickstart(config) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the quickstart and returns the exit status."""
-    return command_line.guarded(argv, run_quickstart)
+    return program.guarded(argv, run_quickstart)
 
 
 def run() -> None:
     """Entry point."""
-    app.run(main, flags_parser=command_line.parse)
+    app.run(main, flags_parser=program.parse)
 
 
 if __name__ == "__main__":

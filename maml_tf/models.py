@@ -1,6 +1,7 @@
 """The papers' networks, as ordinary Keras models.
 
-Their initial values, normalisation and pooling are those of cbfinn/maml.
+Their initial values, normalisation and pooling are those of cbfinn/maml, or of
+supervised-reptile.
 """
 
 import contextlib

@@ -102,6 +102,11 @@ class ReptileConfig(Settings):
         """Examples of a class in the support sets of training."""
         return self.train_shots or self.shots
 
+    @property
+    def norm_statistics(self) -> str:
+        """Whose statistics batch norm takes in a test, a word of `maml-tf`."""
+        return "queries" if self.transductive else "support_and_query"
+
     def support_size(self, shots: int) -> int:
         """Returns how many examples a support set has."""
         return shots * (self.ways if self.is_classification else 1)

@@ -387,11 +387,7 @@ def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
         "shots": config.shots,
         "queries": 1 if images else SINUSOID_QUERIES,
         "classes": "test" if images else None,
-        "norm_statistics": (
-            ("queries" if config.transductive else "support_and_query")
-            if images
-            else None
-        ),
+        "norm_statistics": config.norm_statistics if images else None,
         "test_rotations": False if config.datasource == "omniglot" else None,
         "selected": "imported" if _imports(config) else "latest",
         **provenance.here(),

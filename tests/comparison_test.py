@@ -191,7 +191,7 @@ def test_a_run_of_reptile_heeds_whose_statistics(monkeypatch):
     monkeypatch.setattr(comparison.checkpoints, "restore", lambda *a: None)
     for statistics in ("queries", "support_and_query"):
         made = comparison.load("x", {"norm_statistics": statistics})
-        assert made.norm_statistics == statistics
+        assert made.config.norm_statistics == statistics
     with pytest.raises(ConfigError, match="--norm_statistics: expected quer"):
         comparison.load("x", {"norm_statistics": "support"})
 
