@@ -142,10 +142,7 @@ def _changed(kind, settings, given, own):
         flag = kind.flag_name(field)
         if flag in FREE or field not in fields:
             continue
-        expected = default = fields[field].default
-        if flag in given:
-            expected = _like(default, given[flag])
-        expected = own.get(field, expected)
+        expected = own.get(field, _expected(kind, field, given))
         if value != expected:
             yield f"--{flag}={value}, not {expected}"
 
@@ -155,10 +152,16 @@ def _phases(kind, settings, given, part):
     for field, value in (settings or {}).items():
         flag = kind.flag_name(field)
         if flag in published.ITERATIONS and part not in published.BASELINES:
-            default = kind.__dataclass_fields__[field].default
-            expected = _like(default, given.get(flag, str(default)))
+            expected = _expected(kind, field, given)
             if bool(value) != bool(expected):
                 yield f"--{flag}={value}, not {expected}"
+
+
+def _expected(kind, field, given):
+    """Returns what flags say of a field, or its default."""
+    flag = kind.flag_name(field)
+    default = kind.__dataclass_fields__[field].default
+    return _like(default, given[flag]) if flag in given else default
 
 
 def _like(default, text):

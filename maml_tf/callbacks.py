@@ -356,9 +356,9 @@ class Clock(Keeper):
     def __init__(self, start: int, table: Table, interval: int):
         super().__init__(start, interval)
         self.table = table
-        earlier = table.last(1) if start else [{"iteration": 0, "seconds": 0}]
-        known = [r["seconds"] for r in earlier if r["iteration"] == start]
-        self.began = time.monotonic() - known[0] if known else None
+        known = {row["iteration"]: row["seconds"] for row in table.last(1)}
+        before = known.get(start) if start else 0.0
+        self.began = None if before is None else time.monotonic() - before
 
     def keep(self):
         """Writes a row."""
