@@ -84,11 +84,12 @@ def _require_published(config):
 def _keep(checkpoint, config, rows):
     """Writes the whole table: half of one does not take its place."""
     trained = run_folder.facts_of(config, checkpoint)
-    one_shot = {"shots": config.shots, **trained}
+    # Of the test the checkpoint alone is chosen, see `_require_published`.
+    training = {"shots": config.shots, **trained, "test_settings": None}
     facts = {
         "experiment": NAME,
         "commit": trained["commit"],
-        "deviations": collect.deviations(NAME, one_shot),
+        "deviations": collect.deviations(NAME, training),
         "iterations": checkpoint.iteration,
         "seed": config.seed,
         "rows": rows,
