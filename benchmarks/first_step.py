@@ -85,8 +85,7 @@ def _maml(arguments):
     from maml_tf import distribution, share_cores, train
     from maml_tf import main as program
 
-    FLAGS(["maml-tf", *arguments])
-    config = program.config_from_flags(FLAGS)
+    config = program.config_from_flags(program.PROGRAM.parse(arguments))
     share_cores(config.meta_batch_size)
     phase = "meta" if config.phases[1] else "pretrain"
     with distribution.strategy(config).scope():
@@ -106,7 +105,7 @@ def _reptile(arguments):
     from maml_tf import reptile_train, share_cores
 
     share_cores(2)
-    config = program.config_from_flags(program.parse(arguments))
+    config = program.config_from_flags(program.PROGRAM.parse(arguments))
     learner = reptile_train.build_learner(config)
     axes = [config.meta_batch_size]
     return learner, _examples(config, learner, axes, config.training_shots)
@@ -118,7 +117,7 @@ def _rl(arguments):
     from maml_tf import main_rl as program
     from maml_tf.rl import train
 
-    values = program.parse([*arguments, "--algo=maml_trpo"])
+    values = program.PROGRAM.parse([*arguments, "--algo=maml_trpo"])
     config = program.config_from_flags(values)
     train.share_cores(config)
     learner = train.build_learner(config)

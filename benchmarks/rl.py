@@ -25,7 +25,7 @@ def main():
     """Prints a line for each part."""
     if sys.argv[1:]:
         sys.exit(__doc__)
-    config = main_rl.config_from_flags(main_rl.parse([]))
+    config = main_rl.config_from_flags(main_rl.PROGRAM.parse([]))
     train.share_cores(config)
     learner = train.build_learner(config)
     sampler = train.training_tasks(config, learner.environment, learner.rounds)

@@ -7,14 +7,24 @@ it was interrupted; the other flags are those of maml-tf.
 
 import dataclasses
 import functools
+import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-from maml_tf import callbacks, checkpoints, main, sinusoids, tasks, train
+from maml_tf import (
+    callbacks,
+    checkpoints,
+    main,
+    main_flags,
+    sinusoids,
+    tasks,
+    train,
+)
 from maml_tf.config import Config
+from maml_tf.main_flags import FLOAT, INT, STRING
 from maml_tf.run_folder import RunFolder
 
 LEARNING_RATE = 0.01
@@ -61,24 +71,21 @@ class MultitaskConfig(Config):
         return "multitask"
 
 
-flags.DEFINE_integer(
-    "models", MultitaskConfig.models, "networks, each of a task of its own"
-)
-flags.DEFINE_integer(
-    "model_steps", MultitaskConfig.model_steps, "Adam's steps for each network"
-)
-flags.DEFINE_float(
-    "pull_strength",
-    MultitaskConfig.pull_strength,
-    "λ of the penalty on weights",
-)
-flags.DEFINE_enum(
-    "pull",
-    MultitaskConfig.pull,
-    PULLS,
-    "what the penalty measures distance from: origin, or mean, that of the "
-    "networks so far",
-)
+FLAGS = {
+    **main.FLAGS,
+    "Networks that are averaged": [
+        (INT, "models", "networks, each of a task of its own"),
+        (INT, "model_steps", "Adam's steps for each network"),
+        (FLOAT, "pull_strength", "λ of the penalty on weights"),
+        (
+            STRING,
+            "pull",
+            "what the penalty measures distance from: origin, or mean, that "
+            "of the networks so far",
+        ),
+    ],
+}
+PROGRAM = main_flags.Program("maml-tf", __doc__, MultitaskConfig, FLAGS)
 
 
 class Regressor:
@@ -213,19 +220,22 @@ def _report(errors):
     )
 
 
-def _run(config):
-    given = flags.FLAGS
-    does_no_more = given.check_data or given.export_checkpoint is not None
-    if given.explain:
+def config_from_flags(values: flags.FlagValues) -> MultitaskConfig:
+    """Returns the settings that parsed flags describe, see `main`."""
+    return main.config_from_flags(values, MultitaskConfig)
+
+
+def _run(arguments):
+    values = PROGRAM.parse(arguments)
+    config = config_from_flags(values)
+    does_no_more = values.check_data or values.export_checkpoint is not None
+    if values.explain:
         print(__doc__.strip())
     elif config.train and not does_no_more:
         train_mean(config)
     else:
-        main.perform(config)
+        main.perform(config, values)
 
 
 if __name__ == "__main__":
-    app.run(
-        lambda argv: main.guarded(argv, _run, MultitaskConfig),
-        flags_parser=main.parse,
-    )
+    sys.exit(PROGRAM.run(_run, sys.argv[1:]))

@@ -6,11 +6,9 @@ import json
 import collect
 import numpy as np
 import published
-from absl import flags
 
 from maml_tf import (
     checkpoints,
-    command_line,
     comparison,
     evaluation,
     files,
@@ -104,9 +102,7 @@ def _config(given):
     path = published.ROOT / "flags" / flagfile
     placed, _ = published.placed(NAME, flagfile, given)
     line = [f"--flagfile={path}", *published.TEST, *placed]
-    _, *rest = main.parse(["maml-tf", *line])
-    command_line.check_rest(rest)
-    return main.config_from_flags(flags.FLAGS)
+    return main.config_from_flags(main.PROGRAM.parse(line))
 
 
 def _scores(config):

@@ -2,10 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from maml_tf import (
     command_line,
@@ -19,188 +18,179 @@ from maml_tf import (
     train,
 )
 from maml_tf.config import Config
+from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
 from maml_tf.settings import ConfigError
 
 COMPARED = ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
 """Settings that a comparison may have otherwise than training."""
 
-flags.DEFINE_string(
-    "datasource", "sinusoid", "sinusoid, omniglot, miniimagenet or folder"
-)
-flags.DEFINE_integer(
-    "num_classes", 5, "N, the number of classes of a task (N-way)"
-)
-flags.DEFINE_string(
-    "baseline", None, "oracle (sinusoid only: the task is an input), or None"
-)
-flags.DEFINE_integer(
-    "pretrain_iterations",
-    0,
-    "iterations of joint training, without adaptation, that come first",
-)
-flags.DEFINE_integer(
-    "metatrain_iterations", 15000, "iterations of meta-training"
-)
-flags.DEFINE_integer("meta_batch_size", 25, "number of tasks in a meta-update")
-flags.DEFINE_float("meta_lr", 0.001, "β, Adam's step size in meta-updates")
-flags.DEFINE_integer(
-    "update_batch_size",
-    5,
-    "K, support examples of a class (of a task, in regression)",
-)
-flags.DEFINE_float("update_lr", 1e-3, "α, the inner step size")
-flags.DEFINE_integer("num_updates", 1, "inner steps in training")
-flags.DEFINE_string("norm", "batch_norm", "batch_norm, layer_norm or None")
-flags.DEFINE_integer(
-    "num_filters",
-    64,
-    "filters of a convolution; published: omniglot 64, miniimagenet 32",
-)
-flags.DEFINE_bool(
-    "conv", True, "convolutional network, where there is a choice (omniglot)"
-)
-flags.DEFINE_bool(
-    "max_pool", False, "max-pooling instead of strided convolutions"
-)
-flags.DEFINE_bool(
-    "stop_grad", False, "first-order MAML: no second derivatives, faster"
-)
-flags.DEFINE_string(
-    "adapt",
-    "fast_weights",
-    "what the inner loop adapts: fast_weights, kernels and biases, as the "
-    "original; all, with the norms' β and γ; head, the last layer (ANIL)",
-)
-flags.DEFINE_bool("log", True, "write TensorBoard summaries")
-flags.DEFINE_string("logdir", "/tmp/data", "folder of the experiments' folders")
-flags.DEFINE_bool(
-    "resume", True, "continue from the latest checkpoint; False: replace them"
-)
-flags.DEFINE_bool("train", True, "train; False: evaluate a checkpoint")
-flags.DEFINE_integer(
-    "test_iter", -1, "iteration of the checkpoint to evaluate, -1 the latest"
-)
-flags.DEFINE_string(
-    "select",
-    "latest",
-    "the checkpoint to evaluate: latest, or validation, of those kept the one "
-    "with the best accuracy on 600 tasks of validation classes",
-)
-flags.DEFINE_integer("test_tasks", 600, "tasks of an evaluation")
-flags.DEFINE_bool(
-    "test_rotations", True, "turn held-out characters too (omniglot)"
-)
-flags.DEFINE_string(
-    "norm_statistics",
-    "queries",
-    "whose statistics batch norm takes when a query is evaluated: queries, all "
-    "of its task's; support_and_query, the support set's and its own; support",
-)
-flags.DEFINE_integer(
-    "label_permutations",
-    1,
-    "mean of an evaluation over so many cyclic permutations of a task's labels",
-)
-flags.DEFINE_bool(
-    "compare",
-    False,
-    "score two run folders on the same tasks: maml-tf --compare RUN_A RUN_B",
-)
-flags.DEFINE_bool(
-    "test_set", False, "evaluate on test classes; False: validation classes"
-)
-flags.DEFINE_integer(
-    "train_update_batch_size",
-    -1,
-    "K in training, if it is evaluated with another; -1: the same",
-)
-flags.DEFINE_float(
-    "train_update_lr",
-    -1,
-    "α in training, if it is evaluated with another; -1: the same",
-)
-flags.DEFINE_string(
-    "data_dir",
-    "data",
-    "folder with omniglot/, omniglot_resized/ or miniImagenet/, or of "
-    "--datasource=folder: train|val|test/<class>/<image>",
-)
-flags.DEFINE_string(
-    "cache_dir", None, "folder of packed data; default ~/.cache/maml_tf"
-)
-flags.DEFINE_integer(
-    "image_size", 84, "height and width to which --datasource=folder resizes"
-)
-flags.DEFINE_integer(
-    "image_channels", 3, "of --datasource=folder: 3, colour, or 1, grey"
-)
-flags.DEFINE_integer(
-    "num_queries",
-    -1,
-    "Q, query examples of a class; -1: as many as K, but 15 when training on "
-    "miniimagenet",
-)
-flags.DEFINE_integer(
-    "seed", 0, "of initial weights and of the training tasks' random draws"
-)
-flags.DEFINE_string(
-    "norm_gradient",
-    "exact",
-    "exact, or legacy: second derivatives of TensorFlow 1.3 and later, which "
-    "hold the mean inside a norm's variance constant",
-)
-flags.DEFINE_string(
-    "engine",
-    "auto",
-    "stacked: all tasks at once, looped: one after another, or auto",
-)
-flags.DEFINE_integer(
-    "tasks_per_step",
-    -1,
-    "tasks that run at once at most, on each core that works for itself, so "
-    "that a large meta-batch fits a small memory; -1: as the engine takes them",
-)
-flags.DEFINE_bool(
-    "remat",
-    False,
-    "compute inner steps again for the meta-gradient: less memory, more time",
-)
-flags.DEFINE_string(
-    "jit_compile",
-    "auto",
-    "let XLA compile training, true or false; auto: for sinusoids, where it "
-    "pays on a processor, and for images on a GPU",
-)
-flags.DEFINE_bool(
-    "deterministic",
-    False,
-    "let the same command give the same bits, also on a GPU, at some cost",
-)
-flags.DEFINE_string(
-    "on_save_error",
-    "stop",
-    "stop, or continue to train, when the logs or a checkpoint cannot be saved",
-)
-flags.DEFINE_string(
-    "import_checkpoint",
-    None,
-    "prefix of a TensorFlow 1 checkpoint of cbfinn/maml, to evaluate, or to "
-    "start from if the run has no checkpoint of its own",
-)
-flags.DEFINE_string(
-    "export_checkpoint",
-    None,
-    "write the checkpoint to this prefix as cbfinn/maml does, and do no more",
-)
-for _define, _name, _meaning in main_flags.DEVICES + main_flags.PRECISION:
-    _define(_name, Config.__dataclass_fields__[_name].default, _meaning)
-flags.DEFINE_bool("plot", False, "draw what is evaluated, as PNG")
-flags.DEFINE_bool("explain", False, "say what the flags mean, and do nothing")
-flags.DEFINE_bool(
-    "check_data",
-    False,
-    "say what is found in --data_dir, pack it into --cache_dir, and do no more",
-)
+# Flags by group: kind, name and meaning. Defaults are those of the settings.
+FLAGS = {
+    "Tasks": [
+        (STRING, "datasource", "sinusoid, omniglot, miniimagenet or folder"),
+        (INT, "num_classes", "N, the number of classes of a task (N-way)"),
+        (
+            INT,
+            "update_batch_size",
+            "K, support examples of a class (of a task, in regression)",
+        ),
+        (
+            INT,
+            "train_update_batch_size",
+            "K in training, if it is evaluated with another; -1: the same",
+        ),
+        (
+            INT,
+            "num_queries",
+            "Q, query examples of a class; -1: as many as K, but 15 when "
+            "training on miniimagenet",
+        ),
+        (
+            STRING,
+            "baseline",
+            "oracle (sinusoid only: the task is an input), or None",
+        ),
+        *main_flags.DATA,
+    ],
+    "Network": [
+        (STRING, "norm", "batch_norm, layer_norm or None"),
+        (
+            INT,
+            "num_filters",
+            "filters of a convolution; published: omniglot 64, miniimagenet 32",
+        ),
+        (
+            BOOL,
+            "conv",
+            "convolutional network, where there is a choice (omniglot)",
+        ),
+        (BOOL, "max_pool", "max-pooling instead of strided convolutions"),
+        (
+            STRING,
+            "norm_gradient",
+            "exact, or legacy: second derivatives of TensorFlow 1.3 and later, "
+            "which hold the mean inside a norm's variance constant",
+        ),
+    ],
+    "Inner loop": [
+        (FLOAT, "update_lr", "α, the inner step size"),
+        (
+            FLOAT,
+            "train_update_lr",
+            "α in training, if it is evaluated with another; -1: the same",
+        ),
+        (INT, "num_updates", "inner steps in training"),
+        (BOOL, "stop_grad", "first-order MAML: no second derivatives, faster"),
+        (
+            STRING,
+            "adapt",
+            "what the inner loop adapts: fast_weights, kernels and biases, as "
+            "the original; all, with the norms' β and γ; head, the last layer "
+            "(ANIL)",
+        ),
+    ],
+    "Outer loop": [
+        (
+            INT,
+            "pretrain_iterations",
+            "iterations of joint training, without adaptation, that come first",
+        ),
+        (INT, "metatrain_iterations", "iterations of meta-training"),
+        (INT, "meta_batch_size", "number of tasks in a meta-update"),
+        (FLOAT, "meta_lr", "β, Adam's step size in meta-updates"),
+    ],
+    "Evaluation": [
+        (BOOL, "train", "train; False: evaluate a checkpoint"),
+        (
+            INT,
+            "test_iter",
+            "iteration of the checkpoint to evaluate, -1 the latest",
+        ),
+        (
+            STRING,
+            "select",
+            "the checkpoint to evaluate: latest, or validation, of those kept "
+            "the one with the best accuracy on 600 tasks of validation classes",
+        ),
+        (
+            BOOL,
+            "test_set",
+            "evaluate on test classes; False: validation classes",
+        ),
+        (INT, "test_tasks", "tasks of an evaluation"),
+        (BOOL, "test_rotations", "turn held-out characters too (omniglot)"),
+        (
+            STRING,
+            "norm_statistics",
+            "whose statistics batch norm takes when a query is evaluated: "
+            "queries, all of its task's; support_and_query, the support set's "
+            "and its own; support",
+        ),
+        (
+            INT,
+            "label_permutations",
+            "mean of an evaluation over so many cyclic permutations of a "
+            "task's labels",
+        ),
+        (
+            BOOL,
+            "compare",
+            "score two run folders on the same tasks: maml-tf --compare RUN_A "
+            "RUN_B",
+        ),
+        (BOOL, "plot", "draw what is evaluated, as PNG"),
+    ],
+    "Program": [
+        (STRING, "logdir", "folder of the experiments' folders"),
+        (
+            STRING,
+            "import_checkpoint",
+            "prefix of a TensorFlow 1 checkpoint of cbfinn/maml, to evaluate, "
+            "or to start from if the run has no checkpoint of its own",
+        ),
+        (
+            STRING,
+            "export_checkpoint",
+            "write the checkpoint to this prefix as cbfinn/maml does, and do "
+            "no more",
+        ),
+        *main_flags.FOLDER,
+        (
+            INT,
+            "seed",
+            "of initial weights and of the training tasks' random draws",
+        ),
+        (
+            STRING,
+            "engine",
+            "stacked: all tasks at once, looped: one after another, or auto",
+        ),
+        (
+            INT,
+            "tasks_per_step",
+            "tasks that run at once at most, on each core that works for "
+            "itself, so that a large meta-batch fits a small memory; -1: as "
+            "the engine takes them",
+        ),
+        (
+            BOOL,
+            "remat",
+            "compute inner steps again for the meta-gradient: less memory, "
+            "more time",
+        ),
+        (
+            STRING,
+            "jit_compile",
+            "let XLA compile training, true or false; auto: for sinusoids, "
+            "where it pays on a processor, and for images on a GPU",
+        ),
+        *main_flags.DEVICES,
+        *main_flags.PRECISION,
+        *main_flags.RUN,
+        *main_flags.CHECK_DATA,
+    ],
+}
+PROGRAM = main_flags.Program("maml-tf", __doc__, Config, FLAGS)
 
 
 def config_from_flags(
@@ -223,69 +213,31 @@ def config_from_flags(
     return kind(**fields)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses a command line into the flags, and returns what is no flag.
-
-    What is wrong with it ends the program, as in `command_line.guarded`, and
-    so does a call for help: absl's own lists the flags of a main program alone,
-    which the installed command is not.
-    """
-    if main_flags.asks_for_help(argv[1:]):
-        print(f"{__doc__}\n{flags.FLAGS.module_help(_module())}")
-        sys.exit(0)
-    rest = []
-    if status := command_line.guarded(
-        "maml-tf", lambda: rest.extend(_parsed(argv))
-    ):
-        sys.exit(status)
-    return rest
-
-
-def _module():
-    """Returns absl's name of the module that has defined these flags."""
-    return flags.FLAGS.find_module_defining_flag("datasource")
-
-
-def _parsed(argv):
-    command_line.check_flagfiles(argv[1:])
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, ValueError) as error:
-        raise ConfigError(f"{error}") from error
-
-
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Explains, trains, evaluates or compares; returns the exit status."""
-    if flags.FLAGS.compare:
-        return command_line.guarded("maml-tf", lambda: _compare(argv[1:]))
-    return guarded(argv, perform)
+    return PROGRAM.run(_run, arguments)
 
 
-def guarded(
-    argv: list[str],
-    action: Callable[[Config], None],
-    kind: type[Config] = Config,
-) -> int:
-    """Calls `action` with the settings of the flags, see `command_line`."""
-
-    def with_settings():
-        command_line.check_rest(argv[1:])
-        action(config_from_flags(flags.FLAGS, kind))
-
-    return command_line.guarded("maml-tf", with_settings)
+def _run(arguments):
+    values, rest = PROGRAM.split(arguments)
+    if values.compare:
+        _compare(values, rest)
+    else:
+        command_line.check_rest(rest)
+        perform(config_from_flags(values), values)
 
 
-def perform(config: Config) -> None:
+def perform(config: Config, values: flags.FlagValues) -> None:
     """Explains, checks data, exports, trains or evaluates, as flags say."""
     cores.share_unless_started(
         config.meta_batch_size if config.train else train.TEST_META_BATCH
     )
-    if flags.FLAGS.explain:
+    if values.explain:
         print(train.explain(config))
-    elif flags.FLAGS.check_data:
+    elif values.check_data:
         for line in datasets.check(config):
             print(line)
-    elif (prefix := flags.FLAGS.export_checkpoint) is not None:
+    elif (prefix := values.export_checkpoint) is not None:
         prefix = os.path.expanduser(prefix)
         train.export(config, prefix)
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
@@ -322,17 +274,13 @@ def _report(config, curve):
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
 
-def _compare(folders):
+def _compare(values, folders):
     """Prints how two runs do on the same tasks, and the paired difference."""
     if len(folders) != 2:
         raise ConfigError(
             f"--compare: expected two run folders, got {len(folders)}."
         )
-    present = {
-        flag.name: flag.value
-        for flag in flags.FLAGS.get_flags_for_module(_module())
-        if flag.present
-    }
+    present = {k: values[k].value for k in values if values[k].present}
     fields = {Config.flag_name(field): field for field in COMPARED}
     for name in present:
         if name not in (*fields, "compare", "test_tasks"):
@@ -341,7 +289,7 @@ def _compare(folders):
     runs = [comparison.load(folder, given) for folder in folders]
     for name, run in zip("AB", runs, strict=True):
         print(f"{name}  {run.checkpoint.path}", flush=True)
-    found = comparison.compare(*runs, flags.FLAGS.test_tasks)
+    found = comparison.compare(*runs, values.test_tasks)
     print(f"{found.metric}: {found.tasks}")
     print(comparison.table(found))
 
@@ -370,7 +318,7 @@ def _protocol(config):
 
 def run() -> None:
     """Entry point of the `maml-tf` command."""
-    app.run(main, flags_parser=parse)
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

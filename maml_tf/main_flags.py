@@ -1,42 +1,60 @@
-"""Flags in groups, as `reptile-tf` and `maml-rl-tf` have them."""
+"""What a program with flags is, and the flags that several have."""
 
+import dataclasses
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
 from maml_tf import command_line
-from maml_tf.settings import ConfigError
+from maml_tf.settings import ConfigError, Settings
 
 Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
 """By title: kind, name and meaning of each flag, which settings' fields have
 the defaults of."""
 
+BOOL, INT = flags.DEFINE_bool, flags.DEFINE_integer
+FLOAT, STRING = flags.DEFINE_float, flags.DEFINE_string
+
 FOLDER = (
     (
-        flags.DEFINE_bool,
+        BOOL,
         "resume",
         "continue from the latest checkpoint, or replace it",
     ),
-    (flags.DEFINE_bool, "log", "write TensorBoard summaries"),
+    (BOOL, "log", "write TensorBoard summaries"),
 )
 """Flags of a run's folder."""
 
+DATA = (
+    (
+        STRING,
+        "data_dir",
+        "folder with omniglot/, omniglot_resized/ or miniImagenet/, or of "
+        "--datasource=folder: train|val|test/<class>/<image>",
+    ),
+    (STRING, "cache_dir", "folder of packed data; default ~/.cache/maml_tf"),
+    (INT, "image_size", "to which --datasource=folder resizes, in pixels"),
+    (INT, "image_channels", "of --datasource=folder: 3, colour, or 1, grey"),
+)
+"""Flags of where images are from."""
+
 DEVICES = (
     (
-        flags.DEFINE_string,
+        STRING,
         "strategy",
         "devices that share each meta-batch of training: none, one device; "
         "mirrored, all GPUs; multi_worker, those of all hosts that the "
         "environment variable TF_CONFIG names, of which the first one writes",
     ),
     (
-        flags.DEFINE_integer,
+        INT,
         "logical_devices",
         "parts of the processor that stand for GPUs, to try mirrored",
     ),
     (
-        flags.DEFINE_float,
+        FLOAT,
         "worker_timeout",
         "seconds to wait for all hosts of multi_worker",
     ),
@@ -45,7 +63,7 @@ DEVICES = (
 
 PRECISION = (
     (
-        flags.DEFINE_string,
+        STRING,
         "dtype_policy",
         "Keras's policy of what layers compute in: float32 or mixed_bfloat16, "
         "which keeps weights, statistics and losses in float32",
@@ -55,84 +73,122 @@ PRECISION = (
 
 RUN = (
     (
-        flags.DEFINE_bool,
+        BOOL,
         "deterministic",
         "let the same command give the same bits, also on a GPU",
     ),
     (
-        flags.DEFINE_string,
+        STRING,
         "on_save_error",
         "stop, or continue to train, when logs or a checkpoint cannot be saved",
     ),
-    (flags.DEFINE_bool, "explain", "say what the flags mean, and do nothing"),
+    (BOOL, "explain", "say what the flags mean, and do nothing"),
 )
 """Flags of how a program runs."""
 
+CHECK_DATA = (
+    (
+        BOOL,
+        "check_data",
+        "say what is found in --data_dir, pack it into --cache_dir, and do no "
+        "more",
+    ),
+)
+"""The flag of a program that does nothing else."""
 
-def parse(
-    program: str, kind: type, groups: Groups, arguments: Sequence[str]
-) -> flags.FlagValues:
-    """Parses a command line without the program's name.
 
-    Words are joined by hyphens or underscores: `--inner-batch` is
-    `--inner_batch`. `--flagfile=FILE` reads more flags.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of flags.
 
-    Args:
-      program: its name.
-      kind: of the settings.
+    Attributes:
+      name: of the command.
+      title: the first lines of its help.
+      kind: of its settings.
       groups: its flags.
-      arguments: the command line.
-
-    Raises:
-      ConfigError: for what is no flag, or a value of the wrong kind.
+      joint: what joins the words of a flag in its help; - and _ are understood.
     """
-    try:
-        return _parse(program, kind, groups, arguments)
-    except (flags.Error, ValueError) as error:
-        raise ConfigError(f"{error}") from error
 
+    name: str
+    title: str
+    kind: type[Settings]
+    groups: Groups
+    joint: str = "_"
 
-def _parse(program, kind, groups, arguments):
-    values, defaults = flags.FlagValues(), _defaults(kind)
-    for rows in groups.values():
-        for define, name, meaning in rows:
-            off = None if define is flags.DEFINE_string else False
+    def run(
+        self, action: Callable[[Sequence[str]], None], arguments: Sequence[str]
+    ) -> int:
+        """Helps, or calls `action` with the command line.
+
+        Args:
+          action: what the program does.
+          arguments: the command line without the program's name.
+
+        Returns:
+          The exit status, see `command_line.guarded`.
+        """
+        if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
+            print(self.help_text())
+            return 0
+        return command_line.guarded(self.name, lambda: action(arguments))
+
+    def parse(self, arguments: Sequence[str]) -> flags.FlagValues:
+        """Parses a command line of flags alone, see `split`.
+
+        Raises:
+          ConfigError: also for what is no flag.
+        """
+        values, rest = self.split(arguments)
+        command_line.check_rest(rest)
+        return values
+
+    def split(
+        self, arguments: Sequence[str]
+    ) -> tuple[flags.FlagValues, list[str]]:
+        """Returns the flags of a command line, and the words that are none.
+
+        `--flagfile=FILE` reads more flags.
+
+        Raises:
+          ConfigError: for an unknown flag, or a value of the wrong kind.
+        """
+        try:
+            return self._split(arguments)
+        except (flags.Error, ValueError) as error:
+            raise ConfigError(f"{error}") from error
+
+    def _split(self, arguments):
+        values = self._defined()
+        command_line.check_flagfiles(arguments)
+        arguments = values.read_flags_from_files(arguments, force_gnu=True)
+        _, *rest = values([self.name, *map(_underscored, arguments)])
+        return values, rest
+
+    def _defined(self):
+        """Returns the flags with their defaults; what is no setting is off."""
+        values, fields = flags.FlagValues(), self.kind.__dataclass_fields__
+        defaults = {self.kind.flag_name(f): fields[f].default for f in fields}
+        for define, name, meaning in itertools.chain(*self.groups.values()):
+            off = None if define is STRING else False
             define(name, defaults.get(name, off), meaning, flag_values=values)
-    command_line.check_flagfiles(arguments)
-    arguments = values.read_flags_from_files(arguments, force_gnu=True)
-    _, *rest = values([program, *map(_underscored, arguments)])
-    command_line.check_rest(rest)
-    return values
+        return values
 
-
-def help_text(title: str, kind: type, groups: Groups) -> str:
-    """Returns all flags by group, with their defaults, under a title."""
-    values, lines = _parse("", kind, groups, []), [title, ""]
-    for group, rows in groups.items():
-        lines.append(f"{group}:")
-        for _, name, meaning in rows:
-            flag = f"--{name.replace('_', '-')}"
-            text = f"{meaning} (default: {values[name].value})"
-            lines += textwrap.wrap(
-                f"{flag:<25} {text}",
-                80,
-                initial_indent="  ",
-                subsequent_indent=28 * " ",
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Returns whether a command line asks for the flags."""
-    return bool({"--help", "-h", "-help", "--helpfull"} & set(arguments))
-
-
-def _defaults(kind):
-    return {
-        kind.flag_name(name): field.default
-        for name, field in kind.__dataclass_fields__.items()
-    }
+    def help_text(self) -> str:
+        """Returns all flags by group, with their defaults, under the title."""
+        values, lines = self.parse([]), [self.title.strip(), ""]
+        for group, rows in self.groups.items():
+            lines.append(f"{group}:")
+            for _, name, meaning in rows:
+                flag = f"--{name.replace('_', self.joint)}"
+                text = f"{meaning} (default: {values[name].value})"
+                lines += textwrap.wrap(
+                    f"{flag:<25} {text}",
+                    80,
+                    initial_indent="  ",
+                    subsequent_indent=28 * " ",
+                )
+            lines.append("")
+        return "\n".join(lines)
 
 
 def _underscored(argument):

@@ -2,8 +2,7 @@
 
 import dataclasses
 import os
-
-from absl import app, flags
+import sys
 
 from maml_tf import cores, plots, train
 from maml_tf import main as program
@@ -14,6 +13,7 @@ PAPER = {
     "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
 }
 TEST_SHOTS = (5, 10)
+PROGRAM = dataclasses.replace(program.PROGRAM, title=__doc__)
 REFUSED = (
     *("explain", "check_data", "export_checkpoint", "compare"),
     *("train", "test_iter", "import_checkpoint"),
@@ -49,8 +49,12 @@ def table(curves, paper) -> str:
     return "\n".join(lines)
 
 
-def run_quickstart(config) -> None:
+def run_quickstart(config, values) -> None:
     """Trains both, prints a table for 5 and 10 shots, draws Figure 2.
+
+    Args:
+      config: the settings of MAML.
+      values: the flags.
 
     Raises:
       settings.ConfigError: for other tasks, or something else to do.
@@ -58,7 +62,7 @@ def run_quickstart(config) -> None:
     if config.datasource != "sinusoid":
         config.refuse("datasource", "sinusoid in the quickstart")
     for name in REFUSED:
-        if flags.FLAGS[name].present:
+        if values[name].present:
             raise ConfigError(f"--{name}: expected none in the quickstart.")
     cores.share_unless_started(config.meta_batch_size)
     runs = configurations(config)
@@ -95,14 +99,19 @@ def run_quickstart(config) -> None:
         print(f"Pictures: {stem}_mse.png, {stem}_fits.png")
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Runs the quickstart and returns the exit status."""
-    return program.guarded(argv, run_quickstart)
+    return PROGRAM.run(_run, arguments)
+
+
+def _run(arguments):
+    values = PROGRAM.parse(arguments)
+    run_quickstart(program.config_from_flags(values), values)
 
 
 def run() -> None:
     """Entry point."""
-    app.run(main, flags_parser=program.parse)
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -15,98 +15,78 @@ from maml_tf import (
     plots,
     reptile_train,
 )
+from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
 from maml_tf.reptile_config import ReptileConfig
-
-_BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
-_FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
 
 # Flags by group: kind, name and meaning. Defaults are those of the settings.
 FLAGS = {
     "Tasks": [
-        (_STRING, "datasource", "omniglot, miniimagenet, folder or sinusoid"),
-        (_INT, "classes", "N, the number of classes of a task"),
-        (_INT, "shots", "K, examples of a class that a task is learned from"),
-        (_INT, "train_shots", "K in training; 0: as --shots"),
+        (STRING, "datasource", "omniglot, miniimagenet, folder or sinusoid"),
+        (INT, "classes", "N, the number of classes of a task"),
+        (INT, "shots", "K, examples of a class that a task is learned from"),
+        (INT, "train_shots", "K in training; 0: as --shots"),
+        *main_flags.DATA,
     ],
     "Inner loop": [
-        (_INT, "inner_batch", "examples in a mini-batch"),
-        (_INT, "inner_iters", "inner steps in training"),
-        (_BOOL, "replacement", "draw each mini-batch anew from the whole task"),
-        (_FLOAT, "learning_rate", "step size of the inner optimizer"),
-        (_FLOAT, "weight_decay", "factor of all weights before an inner step"),
-        (_BOOL, "sgd", "plain gradient descent, not Adam with β₁ = 0"),
+        (INT, "inner_batch", "examples in a mini-batch"),
+        (INT, "inner_iters", "inner steps in training"),
+        (BOOL, "replacement", "draw each mini-batch anew from the whole task"),
+        (FLOAT, "learning_rate", "step size of the inner optimizer"),
+        (FLOAT, "weight_decay", "factor of all weights before an inner step"),
+        (BOOL, "sgd", "plain gradient descent, not Adam with β₁ = 0"),
         (
-            _BOOL,
+            BOOL,
             "reset_inner_optimizer",
             "let Adam forget before each task; the original's remembers",
         ),
     ],
     "Outer loop": [
-        (_FLOAT, "meta_step", "ε, how far θ goes towards the tasks' ends"),
-        (_FLOAT, "meta_step_final", "ε at the end; it changes linearly"),
-        (_INT, "meta_batch", "tasks in a meta-iteration"),
-        (_INT, "meta_iters", "meta-iterations"),
-        (_BOOL, "foml", "FOML: go by each task's last mini-batch alone"),
+        (FLOAT, "meta_step", "ε, how far θ goes towards the tasks' ends"),
+        (FLOAT, "meta_step_final", "ε at the end; it changes linearly"),
+        (INT, "meta_batch", "tasks in a meta-iteration"),
+        (INT, "meta_iters", "meta-iterations"),
+        (BOOL, "foml", "FOML: go by each task's last mini-batch alone"),
         (
-            _INT,
+            INT,
             "foml_tail",
             "examples of each class set apart for FOML's last mini-batch",
         ),
     ],
     "Evaluation": [
-        (_BOOL, "pretrained", "evaluate a checkpoint, do not train"),
-        (_INT, "eval_batch", "examples in a mini-batch of evaluation"),
-        (_INT, "eval_iters", "inner steps in evaluation"),
-        (_INT, "eval_samples", "tasks of the evaluation after training"),
-        (_INT, "eval_interval", "meta-iterations from score to score"),
-        (_BOOL, "transductive", "predict all queries of a task in one batch"),
-        (_BOOL, "plot", "draw the curves, and sinusoids, as PNG"),
+        (BOOL, "pretrained", "evaluate a checkpoint, do not train"),
+        (INT, "eval_batch", "examples in a mini-batch of evaluation"),
+        (INT, "eval_iters", "inner steps in evaluation"),
+        (INT, "eval_samples", "tasks of the evaluation after training"),
+        (INT, "eval_interval", "meta-iterations from score to score"),
+        (BOOL, "transductive", "predict all queries of a task in one batch"),
+        (BOOL, "plot", "draw the curves, and sinusoids, as PNG"),
     ],
     "Program": [
-        (_STRING, "checkpoint", "the run's folder"),
+        (STRING, "checkpoint", "the run's folder"),
         (
-            _STRING,
+            STRING,
             "import_checkpoint",
             "prefix of a TensorFlow 1 checkpoint of supervised-reptile, to "
             "evaluate, or to start from if the run has none of its own",
         ),
         (
-            _STRING,
+            STRING,
             "export_checkpoint",
             "write the checkpoint to this prefix as supervised-reptile does, "
             "and do no more",
         ),
         *main_flags.FOLDER,
-        (
-            _STRING,
-            "data_dir",
-            "folder with omniglot/, omniglot_resized/ or miniImagenet/, or of "
-            "--datasource=folder: train|val|test/<class>/<image>",
-        ),
-        (
-            _STRING,
-            "cache_dir",
-            "folder of packed data; default ~/.cache/maml_tf",
-        ),
-        (_INT, "image_size", "to which --datasource=folder resizes, in pixels"),
-        (_INT, "image_channels", "of --datasource=folder: 3 or 1, grey"),
-        (_INT, "seed", "of the split, the initial weights and all draws"),
-        (_STRING, "engine", "stacked or looped tasks, or auto"),
+        (INT, "seed", "of the split, the initial weights and all draws"),
+        (STRING, "engine", "stacked or looped tasks, or auto"),
         *main_flags.DEVICES,
         *main_flags.PRECISION,
         *main_flags.RUN,
-        (
-            _BOOL,
-            "check_data",
-            "say what is found in the data folder, pack it, and do no more",
-        ),
+        *main_flags.CHECK_DATA,
     ],
 }
-
-
-def parse(arguments: list[str]) -> flags.FlagValues:
-    """Parses a command line, see `main_flags.parse`."""
-    return main_flags.parse("reptile-tf", ReptileConfig, FLAGS, arguments)
+PROGRAM = main_flags.Program(
+    "reptile-tf", __doc__, ReptileConfig, FLAGS, joint="-"
+)
 
 
 def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
@@ -126,14 +106,11 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
 
 def main(arguments: list[str]) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
-    if main_flags.asks_for_help(arguments):
-        print(main_flags.help_text(__doc__, ReptileConfig, FLAGS))
-        return 0
-    return command_line.guarded("reptile-tf", lambda: _run(arguments))
+    return PROGRAM.run(_run, arguments)
 
 
 def _run(arguments):
-    values = parse(arguments)
+    values = PROGRAM.parse(arguments)
     config = config_from_flags(values)
     # A step is many small operations, of which two can run at a time.
     cores.share_unless_started(2)

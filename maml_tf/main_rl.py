@@ -9,89 +9,83 @@ import sys
 from absl import flags
 
 from maml_tf import checkpoints, command_line, distribution, main_flags
+from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
 from maml_tf.rl import train
 from maml_tf.rl.config import ALL, RLConfig, original
-
-_BOOL, _INT = flags.DEFINE_bool, flags.DEFINE_integer
-_FLOAT, _STRING = flags.DEFINE_float, flags.DEFINE_string
 
 # Flags by group: kind, name and meaning. Defaults are those of the settings;
 # other environments and methods have some of their own, see rl/config.py.
 FLAGS = {
     "Task": [
         (
-            _STRING,
+            STRING,
             "env",
             "nav2d, cheetah_dir, cheetah_vel, ant_dir or ant_vel",
         ),
         (
-            _STRING,
+            STRING,
             "algo",
             "maml_trpo, pretrain, oracle, random, or all of them, each in a "
             "folder of its own, in one figure",
         ),
-        (_INT, "max_path_length", "horizon: steps of a trajectory"),
-        (_STRING, "reward", "nav2d: minus the distance, or squared"),
-        (_STRING, "done", "nav2d: a trajectory ends in a box or l2 circle"),
+        (INT, "max_path_length", "horizon: steps of a trajectory"),
+        (STRING, "reward", "nav2d: minus the distance, or squared"),
+        (STRING, "done", "nav2d: a trajectory ends in a box or l2 circle"),
         (
-            _STRING,
+            STRING,
             "mode",
             "locomotion: paper, or gym: control interval and observations of "
             "gymnasium's v5",
         ),
     ],
     "Inner loop": [
-        (_FLOAT, "fast_learning_rate", "α, the step size"),
-        (_INT, "fast_batch_size", "K, trajectories of a task"),
-        (_INT, "num_grad_updates", "inner steps in training"),
-        (_BOOL, "first_order", "MAML without second derivatives"),
+        (FLOAT, "fast_learning_rate", "α, the step size"),
+        (INT, "fast_batch_size", "K, trajectories of a task"),
+        (INT, "num_grad_updates", "inner steps in training"),
+        (BOOL, "first_order", "MAML without second derivatives"),
     ],
     "Outer loop": [
-        (_INT, "meta_batch_size", "T, tasks in an iteration"),
-        (_FLOAT, "meta_step_size", "δ, the trust region of TRPO"),
-        (_INT, "n_itr", "iterations"),
-        (_STRING, "pretrain_with", "optimizer of pretraining: adam or trpo"),
-        (_FLOAT, "learning_rate", "Adam's step size"),
+        (INT, "meta_batch_size", "T, tasks in an iteration"),
+        (FLOAT, "meta_step_size", "δ, the trust region of TRPO"),
+        (INT, "n_itr", "iterations"),
+        (STRING, "pretrain_with", "optimizer of pretraining: adam or trpo"),
+        (FLOAT, "learning_rate", "Adam's step size"),
     ],
     "Policy and advantages": [
-        (_INT, "hidden_size", "units in each of two hidden layers"),
-        (_STRING, "activation", "relu or tanh"),
-        (_FLOAT, "discount", "γ"),
-        (_FLOAT, "gae_lambda", "λ of generalised advantages"),
+        (INT, "hidden_size", "units in each of two hidden layers"),
+        (STRING, "activation", "relu or tanh"),
+        (FLOAT, "discount", "γ"),
+        (FLOAT, "gae_lambda", "λ of generalised advantages"),
     ],
     "Evaluation": [
-        (_BOOL, "train", "train first, or evaluate a checkpoint alone"),
-        (_INT, "test_goals", "tasks of the evaluation"),
-        (_INT, "test_updates", "updates of each"),
-        (_FLOAT, "test_learning_rate", "of the first; -1: as in training"),
-        (_FLOAT, "test_learning_rate_later", "of the others; -1: half of it"),
-        (_INT, "test_trajectories", "trajectories of a task in each round"),
+        (BOOL, "train", "train first, or evaluate a checkpoint alone"),
+        (INT, "test_goals", "tasks of the evaluation"),
+        (INT, "test_updates", "updates of each"),
+        (FLOAT, "test_learning_rate", "of the first; -1: as in training"),
+        (FLOAT, "test_learning_rate_later", "of the others; -1: half of it"),
+        (INT, "test_trajectories", "trajectories of a task in each round"),
         (
-            _INT,
+            INT,
             "test_transitions",
             "steps after which a round of a task ends, of up to four times as "
             "many trajectories; 0: no such number",
         ),
         (
-            _STRING,
+            STRING,
             "goal",
             "evaluate on this one: x,y, a direction, 1 or -1, or a velocity",
         ),
-        (_BOOL, "plot", "draw the curve of training, trajectories and a GIF"),
+        (BOOL, "plot", "draw the curve of training, trajectories and a GIF"),
     ],
     "Program": [
-        (_STRING, "logdir", "the run's folder"),
+        (STRING, "logdir", "the run's folder"),
         *main_flags.FOLDER,
-        (_INT, "seed", "of the initial weights and of all draws"),
+        (INT, "seed", "of the initial weights and of all draws"),
         *main_flags.DEVICES,
         *main_flags.RUN,
     ],
 }
-
-
-def parse(arguments: list[str]) -> flags.FlagValues:
-    """Parses a command line, see `main_flags.parse`."""
-    return main_flags.parse("maml-rl-tf", RLConfig, FLAGS, arguments)
+PROGRAM = main_flags.Program("maml-rl-tf", __doc__, RLConfig, FLAGS)
 
 
 def config_from_flags(values: flags.FlagValues) -> RLConfig:
@@ -109,14 +103,11 @@ def config_from_flags(values: flags.FlagValues) -> RLConfig:
 
 def main(arguments: list[str]) -> int:
     """Explains, trains and evaluates, and returns the exit status."""
-    if main_flags.asks_for_help(arguments):
-        print(main_flags.help_text(__doc__, RLConfig, FLAGS))
-        return 0
-    return command_line.guarded("maml-rl-tf", lambda: _run(arguments))
+    return PROGRAM.run(_run, arguments)
 
 
 def _run(arguments):
-    values = parse(arguments)
+    values = PROGRAM.parse(arguments)
     config = config_from_flags(values)
     train.share_cores(config)
     runs = {config.algo: config}

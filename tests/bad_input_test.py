@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from refused_lines import PROGRAMS, check_refused
 
+from maml_tf import main
+
 # Flags. The first word of a line is the one that is wrong.
 
 MAML_FLAGS = """
@@ -56,7 +58,7 @@ MAML_WORDS = """
 --meta_lr=fast | --meta_lr=fast: could not convert string to float
 --meta_lr=0,1 | --meta_lr=0,1: could not convert string to float
 --train=perhaps | --train=perhaps: ('Non-boolean argument to boolean flag
---num-classes=5 | 'num-classes'
+--num.classes=5 | 'num.classes'
 --NUM_CLASSES=5 | 'NUM_CLASSES'
 --notrain=1 | notrain
 --nodatasource | nodatasource
@@ -439,5 +441,5 @@ def test_class_folders_of_which_a_part_is_whole(name, capsys, home):
     )
     forms.write(home / "data", classes(**changes))
     # What is whole is packed, once.
-    PROGRAMS["maml-tf"][0](*OF_FOLDERS.split(), "--cache_dir=cache")
+    main.main([*OF_FOLDERS.split(), "--cache_dir=cache"])
     check_refused("maml-tf", OF_FOLDERS, fragments, capsys, home)

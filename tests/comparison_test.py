@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from command_lines import run
 
 from maml_tf import checkpoints, comparison, provenance, reptile_train, train
@@ -25,22 +24,15 @@ SHORT = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _flags():
-    with flagsaver.flagsaver():
-        yield
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Returns the folders of two runs, which differ in their seed."""
     folders = []
-    with flagsaver.flagsaver():
-        for seed in (0, 1):
-            logdir = tmp_path_factory.mktemp("run")
-            where = f"--logdir={logdir}", f"--seed={seed}"
-            assert run(*SHORT, *where) == 0
-            folders.append(next(logdir.iterdir()))
+    for seed in (0, 1):
+        logdir = tmp_path_factory.mktemp("run")
+        where = f"--logdir={logdir}", f"--seed={seed}"
+        assert run(*SHORT, *where) == 0
+        folders.append(next(logdir.iterdir()))
     return folders
 
 

@@ -6,7 +6,6 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 # Tests run side by side, see run_tests.sh: one core for an operation of each.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -81,5 +80,4 @@ def home(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    with flagsaver.flagsaver():
-        yield tmp_path / "work"
+    return tmp_path / "work"

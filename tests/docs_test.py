@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from command_lines import flags_of_maml, flags_of_reptile, flags_of_rl
+from command_lines import flags_of
+
+from maml_tf import main, main_reptile, main_rl
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 FLAGS = {
-    "maml-tf": flags_of_maml(),
-    "maml-rl-tf": flags_of_rl(),
-    "reptile-tf": flags_of_reptile(),
+    "maml-tf": flags_of(main),
+    "maml-rl-tf": flags_of(main_rl),
+    "reptile-tf": flags_of(main_reptile),
 }
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

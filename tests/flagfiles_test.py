@@ -1,6 +1,5 @@
 """Published numbers: each is a line of published.csv, most have a flagfile."""
 
-import copy
 import os
 import pathlib
 import re
@@ -9,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 from maml_tf import main, main_reptile, main_rl
 
@@ -18,7 +16,7 @@ SCRIPT = ROOT / "run_experiments.sh"
 FLAGFILES = sorted((ROOT / "flags").glob("*/*.flags"))
 sys.path.insert(0, str(ROOT / "experiments"))
 
-import collect  # noqa: E402
+import multitask  # noqa: E402
 import published  # noqa: E402  (a folder of programs, not a package)
 import run  # noqa: E402
 
@@ -30,22 +28,19 @@ def flagfile(request):
     return request.param
 
 
-OF_ONE_COMMAND = {"reptile": main_reptile, "rl": main_rl}
-"""Programs that train and test at once, by the folder of their flagfiles."""
+PROGRAMS = {"multitask": multitask, "reptile": main_reptile, "rl": main_rl}
+"""Other programs than `maml-tf`, by the folder of their flagfiles."""
 
 
-def program_of(flagfile):
-    return OF_ONE_COMMAND.get(flagfile.parent.name)
+def is_one_command(flagfile):
+    """Returns whether one command trains and tests."""
+    return flagfile.parent.name in ("reptile", "rl")
 
 
 def parse(flagfile, *more):
-    if program := program_of(flagfile):
-        values = program.parse([f"--flagfile={flagfile}", *more])
-        return program.config_from_flags(values)
-    values = copy.deepcopy(flags.FLAGS)
-    values(["maml-tf", f"--flagfile={flagfile}", *more])
-    kind = collect.CONFIGS[flagfile.parent.name]
-    return main.config_from_flags(values, kind)
+    line = [f"--flagfile={flagfile}", *more]
+    program = PROGRAMS.get(flagfile.parent.name, main)
+    return program.config_from_flags(program.PROGRAM.parse(line))
 
 
 def comment(flagfile):
@@ -83,7 +78,7 @@ def test_cites_the_value_of_its_line(flagfile):
 def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
     config = parse(flagfile)
     folder = f"logs/{flagfile.stem}"
-    if program_of(flagfile):
+    if is_one_command(flagfile):
         assert config.folder == folder
         assert not getattr(config, "pretrained", False)
     else:
@@ -91,8 +86,8 @@ def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
 
 
 def test_is_tested_where_it_was_trained(flagfile):
-    if program_of(flagfile):
-        return  # one command trains and tests
+    if is_one_command(flagfile):
+        return
     for number in TABLE[flagfile.stem]:
         more = "--train=False", "--test_set=True", *number.test_flags.split()
         config = parse(flagfile, *more)

@@ -9,12 +9,10 @@ import os
 import hypothesis
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from command_lines import flags_of_maml, flags_of_reptile
+from command_lines import flags_of
 from hypothesis import strategies as st
 
-from maml_tf import checkpoints, main, main_reptile, mini_imagenet
+from maml_tf import checkpoints, main, main_reptile, main_rl, mini_imagenet
 from maml_tf.cache import DataError
 from maml_tf.settings import ConfigError
 
@@ -109,37 +107,27 @@ def command_lines_of(names):
     return st.lists(WORDS | flag, max_size=5)
 
 
-def parse_maml(arguments):
-    with flagsaver.flagsaver():
-        rest = main._parsed(["maml-tf", *arguments])
-        if len(rest) == 1:
-            main.config_from_flags(flags.FLAGS)
-
-
-def parse_reptile(arguments):
-    main_reptile.config_from_flags(main_reptile.parse(arguments))
-
-
-def check_command_line(parse, arguments):
+def check_command_line(program, arguments):
     try:
-        parse(arguments)
+        program.config_from_flags(program.PROGRAM.parse(arguments))
     except (ConfigError, checkpoints.CheckpointError) as error:
         assert str(error)
 
 
-PROGRAMS = {
-    "maml-tf": (parse_maml, flags_of_maml),
-    "reptile-tf": (parse_reptile, flags_of_reptile),
-}
+programs = pytest.mark.parametrize(
+    "program",
+    [main, main_reptile, main_rl],
+    ids=lambda program: program.PROGRAM.name,
+)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@programs
 @modest
 @hypothesis.given(data=st.data())
 def test_command_lines(program, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parse, names = PROGRAMS[program]
-    check_command_line(parse, data.draw(command_lines_of(names())))
+    line = data.draw(command_lines_of(flags_of(program)))
+    check_command_line(program, line)
 
 
 def flagfiles_of(names):
@@ -147,15 +135,14 @@ def flagfiles_of(names):
     return st.binary() | st.builds(str.encode, lines)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@programs
 @modest
 @hypothesis.given(data=st.data())
 def test_flagfiles(program, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parse, names = PROGRAMS[program]
-    content = data.draw(flagfiles_of(names()))
+    content = data.draw(flagfiles_of(flags_of(program)))
     (tmp_path / "a.flags").write_bytes(content)
-    check_command_line(parse, ["--flagfile=a.flags"])
+    check_command_line(program, ["--flagfile=a.flags"])
 
 
 # Checkpoints

@@ -107,7 +107,7 @@ def test_the_originals_commands_run(command, images, tmp_path, capsys):
 
 
 def test_defaults_are_the_originals():
-    assert main_reptile.config_from_flags(main_reptile.parse([])) == (
+    assert main_reptile.config_from_flags(main_reptile.PROGRAM.parse([])) == (
         ReptileConfig(
             datasource="omniglot",
             ways=5,
@@ -142,7 +142,7 @@ def test_both_spellings_mean_the_same(tmp_path):
     file.write_text("--inner-batch=7\n--meta_step_final=0.5\n--foml-tail=1\n")
     hyphens = ["--inner-batch=7", "--meta-step-final", "0.5", "--foml-tail=1"]
     first, second = (
-        main_reptile.parse(arguments).flag_values_dict()
+        main_reptile.PROGRAM.parse(arguments).flag_values_dict()
         for arguments in (hyphens, [f"--flagfile={file}"])
     )
     assert first == second
@@ -154,7 +154,7 @@ def test_help_groups_every_flag(capsys):
     text = capsys.readouterr().out
     for group in ("Tasks", "Inner loop", "Outer loop", "Evaluation", "Program"):
         assert f"\n{group}:\n" in text
-    for name in main_reptile.parse([]):
+    for name in main_reptile.PROGRAM.parse([]):
         assert f"--{name.replace('_', '-')} " in text
 
 
@@ -327,5 +327,5 @@ def test_images_that_the_test_will_miss_are_missed_before(
 def test_a_test_alone_takes_what_only_training_could_not():
     flags = "--pretrained", "--shots=1", "--inner-batch=50", "--eval-batch=5"
     for more in ["--replacement"], ["--foml", "--foml-tail=5"]:
-        parsed = main_reptile.parse([*flags, *more])
+        parsed = main_reptile.PROGRAM.parse([*flags, *more])
         assert main_reptile.config_from_flags(parsed).pretrained

@@ -47,7 +47,7 @@ def trained(whole, tmp_path):
 
 
 def config(*arguments):
-    return main_rl.config_from_flags(main_rl.parse(list(arguments)))
+    return main_rl.config_from_flags(main_rl.PROGRAM.parse(list(arguments)))
 
 
 def rows(path):
@@ -143,8 +143,8 @@ def test_defaults_are_the_published_settings():
 def test_help_groups_every_flag_and_explains(tmp_path, capsys):
     assert main_rl.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in main_rl.parse([]):
-        assert f"--{name.replace('_', '-')} " in text
+    for name in main_rl.PROGRAM.parse([]):
+        assert f"--{name} " in text
     assert run(tmp_path / "none", "--explain", "--algo=all") == 0
     text = capsys.readouterr().out
     assert "TRPO, δ = 0.01" in text and "Adam 0.001" in text

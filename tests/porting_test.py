@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from absl import flags
-from command_lines import flags_of_maml, flags_of_reptile
+from command_lines import flags_of
 
 import maml_tf
+from maml_tf import command_line, main, main_reptile
 from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
 
@@ -59,9 +59,9 @@ def test_the_example_learns_to_adapt_to_held_out_tasks():
 @pytest.mark.parametrize("title", [OF_MAML, OF_REPTILE])
 def test_every_flag_is_there(title):
     if title == OF_MAML:
-        ours = flags_of_maml()
+        ours = flags_of(main)
     else:
-        ours = {name.replace("_", "-") for name in flags_of_reptile()}
+        ours = {name.replace("_", "-") for name in flags_of(main_reptile)}
     assert set(re.findall(r"`--([a-z_-]+)`", section(title))) == ours
 
 
@@ -84,14 +84,9 @@ def test_fields_are_those_of_the_settings(title, kind):
 
 def test_the_command_is_understood():
     (command,) = blocks("sh")
-    given = dict(re.findall(r"--(\w+)=(\S+)", command))
-    fields = {Config.flag_name(f): f for f in Config.__dataclass_fields__}
-    config = Config(
-        **{
-            fields[name]: flags.FLAGS[name].parser.parse(value)
-            for name, value in given.items()
-        }
-    )
+    values = main.PROGRAM.parse(re.findall(r"--\w+=\S+", command))
+    fields = command_line.fields(Config, values, {})
+    config = Config(**fields)  # PREFIX, as it stands there, is no checkpoint.
     assert config.import_checkpoint == "PREFIX" and not config.train
 
 

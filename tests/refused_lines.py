@@ -2,21 +2,14 @@
 
 import shlex
 
-import command_lines
 from snapshots import snapshot
 
-from maml_tf import main_reptile, main_rl
+from maml_tf import main, main_reptile, main_rl
 
 PROGRAMS = {
-    "maml-tf": (command_lines.run_whole, "--logdir=logs --cache_dir=cache"),
-    "reptile-tf": (
-        lambda *arguments: main_reptile.main(list(arguments)),
-        "--checkpoint=run --cache-dir=cache",
-    ),
-    "maml-rl-tf": (
-        lambda *arguments: main_rl.main(list(arguments)),
-        "--logdir=run",
-    ),
+    "maml-tf": (main, "--logdir=logs --cache_dir=cache"),
+    "reptile-tf": (main_reptile, "--checkpoint=run --cache-dir=cache"),
+    "maml-rl-tf": (main_rl, "--logdir=run"),
 }
 """The programs, and flags that keep them in the current folder."""
 
@@ -26,10 +19,10 @@ def check_refused(program, line, fragments, capsys, folder):
 
     There is one, with the fragments in it, and the folder is as it was.
     """
-    run, where = PROGRAMS[program]
+    module, where = PROGRAMS[program]
     before = snapshot(folder)
     capsys.readouterr()
-    assert run(*shlex.split(where), *shlex.split(line)) not in (0, None)
+    assert module.main(shlex.split(f"{where} {line}")) not in (0, None)
     error = capsys.readouterr().err
     assert error.startswith(f"{program}: ")
     assert error.count(f"{program}: ") == 1

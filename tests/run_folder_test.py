@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from command_lines import run
 from snapshots import snapshot
 
@@ -38,12 +37,6 @@ from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
 SHORT = "--norm=None", "--meta_batch_size=2", "--update_batch_size=2"
-
-
-@pytest.fixture(autouse=True)
-def _flags():
-    with flagsaver.flagsaver():
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +106,7 @@ def assert_same(arrays, expected):
 def undisturbed(tmp_path_factory):
     """Returns the folder of a run of 300 iterations, saved three times."""
     logdir = tmp_path_factory.mktemp("undisturbed")
-    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "SAVE_INTERVAL", 100)
         assert trains(logdir, 300) == 0
     return logdir

@@ -11,7 +11,6 @@ import shutil
 import mini_imagenet_files
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from command_lines import run
 from PIL import Image
 
@@ -59,8 +58,6 @@ def short(project, monkeypatch):
     expected = CLASSES, DRAWINGS
     load = functools.partial(omniglot.load_omniglot, expected=expected)
     monkeypatch.setattr(omniglot, "load_omniglot", load)
-    with flagsaver.flagsaver():
-        yield
 
 
 # Omniglot with more classes, and mini-ImageNet with more images.

@@ -200,7 +200,7 @@ def test_reptile_rotates_in_training_alone(drawn):
 
 
 def policy(*line):
-    return main_rl.config_from_flags(main_rl.parse(list(line)))
+    return main_rl.config_from_flags(main_rl.PROGRAM.parse(list(line)))
 
 
 def test_settings_of_policies_reach_the_learner():
