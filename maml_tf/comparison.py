@@ -78,25 +78,31 @@ def load(folder: str, changes: dict) -> Run:
     content = checkpoints.read(checkpoint)
     settings = {**content.settings, **changes}
     if content.phase == reptile_train.PHASE:
-        for field in FIXED:
-            if field in changes:
-                raise ConfigError(
-                    f"--{field}: expected none with {folder}, a run of "
-                    "reptile-tf: tasks have 1 query a class, are not turned, "
-                    "and have one order of labels."
-                )
-        if statistics := changes.get("norm_statistics"):
-            settings["transductive"] = _is_transductive(folder, statistics)
+        settings |= _of_reptile(folder, changes)
         config = _config(ReptileConfig, settings)
         learner = reptile_train.build_learner(config)
-        # Adam's moments are part of the inner loop.
-        checkpoints.restore(checkpoint, learner, content.phase)
+        phase = content.phase  # Adam's moments are part of the inner loop.
     else:
-        tested = {"train": False, "test_set": True}
-        config = _config(Config, {**settings, **tested})
+        settings |= {"train": False, "test_set": True}
+        config = _config(Config, settings)
         learner = train.build_learner(config, train.build_network(config))
-        checkpoints.restore(checkpoint, learner, phase=None)
+        phase = None
+    checkpoints.restore(checkpoint, learner, phase)
     return Run(checkpoint, config, learner)
+
+
+def _of_reptile(folder, changes):
+    """Returns the settings that changes are to a run of `reptile-tf`."""
+    for field in FIXED:
+        if field in changes:
+            raise ConfigError(
+                f"--{field}: expected none with {folder}, a run of "
+                "reptile-tf: tasks have 1 query a class, are not turned, and "
+                "have one order of labels."
+            )
+    if statistics := changes.get("norm_statistics"):
+        return {"transductive": _is_transductive(folder, statistics)}
+    return {}
 
 
 def _is_transductive(folder, statistics):
@@ -223,14 +229,9 @@ def _words(config, count, classes):
 
 
 def _common_tasks(config, count, *runs):
-    """Returns a sampler of tasks of classes that all runs held out."""
-    held_out = []
-    for run in runs:
-        program = reptile_train if run.is_reptile else train
-        data, classes = program.image_classes(run.config, "test")
-        held_out.append(set(classes.tolist()))
+    """Returns a sampler of tasks of held-out classes, and says which."""
+    data, classes = _held_out(runs)
     images = 1 - data.images if runs[-1].is_reptile else data.images
-    classes = np.array(sorted(set.intersection(*held_out)))
     needed = config.shots + 1
     check_enough(data, classes, ways=config.ways, images_needed=needed)
     task_list = samplers.draw_task_list(
@@ -255,6 +256,16 @@ def _common_tasks(config, count, *runs):
         f"statistics of {' and of '.join(ways)}"
     )
     return sampler, _words(config, f"{count} tasks, 1 query a class", which)
+
+
+def _held_out(runs):
+    """Returns the last run's images, and the classes that all held out."""
+    held_out = []
+    for run in runs:
+        program = reptile_train if run.is_reptile else train
+        data, classes = program.image_classes(run.config, "test")
+        held_out.append(set(classes.tolist()))
+    return data, np.array(sorted(set.intersection(*held_out)))
 
 
 def _last(run, sampler, count):

@@ -70,33 +70,33 @@ def run_quickstart(config, values) -> None:
         print(f"\n{label}: {sum(run.phases)} iterations")
         train.train(run)
     for shots in TEST_SHOTS:
-        tests = {
-            label: dataclasses.replace(
-                run,
-                train=False,
-                test_set=True,
-                shots=shots,
-                train_shots=config.shots,
-            )
-            for label, run in runs.items()
-        }
-        curves = {k: train.evaluate(test) for k, test in tests.items()}
-        # The paper prints values for five-shot tests alone.
-        paper = PAPER if shots == 5 else {}
-        print(
-            f"\n{shots}-shot test, mean squared error over "
-            f"{config.test_tasks} tasks"
-        )
-        print(table(curves, paper))
-        stem = os.path.join(config.logdir, f"quickstart_{shots}shot")
-        intervals = {k: (c.mean, c.ci95) for k, c in curves.items()}
-        plots.plot_curves(intervals, f"{stem}_mse.png", "mean squared error")
-        panels = {
-            f"{label}, K = {shots}": train.sinusoid_panel(test)
-            for label, test in tests.items()
-        }
-        plots.plot_sinusoids(panels, f"{stem}_fits.png")
-        print(f"Pictures: {stem}_mse.png, {stem}_fits.png")
+        _test(config, {k: _tested(run, shots) for k, run in runs.items()})
+
+
+def _tested(run, shots):
+    """Returns the settings of a test of a run, with so many shots."""
+    return dataclasses.replace(
+        run, train=False, test_set=True, shots=shots, train_shots=run.shots
+    )
+
+
+def _test(config, tests):
+    """Prints the table of runs that are tested alike, and draws them."""
+    shots = tests["MAML"].shots
+    curves = {k: train.evaluate(test) for k, test in tests.items()}
+    tasks = f"mean squared error over {config.test_tasks} tasks"
+    print(f"\n{shots}-shot test, {tasks}")
+    # The paper prints values for five-shot tests alone.
+    print(table(curves, PAPER if shots == 5 else {}))
+    stem = os.path.join(config.logdir, f"quickstart_{shots}shot")
+    intervals = {k: (c.mean, c.ci95) for k, c in curves.items()}
+    plots.plot_curves(intervals, f"{stem}_mse.png", "mean squared error")
+    panels = {
+        f"{label}, K = {shots}": train.sinusoid_panel(test)
+        for label, test in tests.items()
+    }
+    plots.plot_sinusoids(panels, f"{stem}_fits.png")
+    print(f"Pictures: {stem}_mse.png, {stem}_fits.png")
 
 
 def main(arguments: list[str]) -> int:
