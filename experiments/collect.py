@@ -127,7 +127,7 @@ def deviations(name: str, record: dict, part: str = "") -> list[str]:
     changes = record.get("changes") or []
     imported = record.get("selected") == "imported"
     return [
-        *["the checkpoint is imported"] * imported,
+        *[f"the checkpoint is imported: {record.get('checkpoint')}"] * imported,
         *_phases(kind, record["settings"], given, part),
         *_changed(kind, record["settings"], given, own),
         *_changed(kind, record.get("test_settings"), given | of_test, own),

@@ -9,6 +9,8 @@ import figures
 import numpy as np
 import published
 
+from maml_tf import files
+
 RULES = """
 What was measured is from records, the JSON files in `results/records`. To
 repeat one: `./run_experiments.sh NAME --seed=SEED`, at its commit, with the
@@ -23,7 +25,10 @@ flags that its deviations name, and of its iterations where they are fewer.
 * *Not comparable*: the test was another one, or ours is worse after fewer
   iterations than the paper's. After fewer iterations and not worse, the
   verdict stands.
-* Whatever differs from the published command is named.
+* Whatever differs from the published command is named. Where the settings of
+  a test were *not recorded*, they are those of the command as far as is known.
+* The latest checkpoint is tested unless another is named, as the original
+  programs do; the MAML paper's was chosen on validation classes.
 """
 BATCH_NORM = {
     "queries": "all queries (transductive)",
@@ -48,9 +53,10 @@ def build(results: pathlib.Path) -> None:
     for name, caption in drawn:
         lines += [f"![{caption}](figures/{name})", "", caption, ""]
     text = "\n".join(lines).rstrip() + "\n"
-    (results / "report.md").write_text(text, encoding="utf-8")
     page = _html(sections, drawn, results / "figures")
-    (results / "report.html").write_text(page, encoding="utf-8")
+    for name, content in (("report.md", text), ("report.html", page)):
+        with files.replacing(results / name) as file:
+            file.write(content.encode())
     print(f"Written: {results}/report.md, {results}/report.html")
 
 
@@ -125,6 +131,7 @@ MEASURED = [
     "queries a class",
     "statistics of batch norm",
     "checkpoint",
+    "settings of the test",
     "commit",
     "wall time",
     "machine",
@@ -242,6 +249,7 @@ def _measured(record):
         "none" if record["queries"] is None else str(record["queries"]),
         BATCH_NORM[record["norm_statistics"]],
         f"after {_count(record['iterations'])}, {selected}",
+        "not recorded" if record.get("test_settings") is None else "recorded",
         _known(record["commit"]),
         _time(record["seconds"]),
         _known(record["machine"]),

@@ -82,14 +82,15 @@ def _require_published(config):
 def _keep(checkpoint, config, rows):
     """Writes the whole table: half of one does not take its place."""
     trained = run_folder.facts_of(config, checkpoint)
-    # Of the test the checkpoint alone is chosen, see `_require_published`.
-    training = {"shots": config.shots, **trained, "test_settings": None}
+    # `show` has chosen the checkpoint.
+    chosen = {**trained["test_settings"], "test_iter": -1}
+    measured = {**trained, "shots": config.shots, "test_settings": chosen}
     facts = {
         "experiment": NAME,
         "commit": trained["commit"],
-        "deviations": collect.deviations(NAME, training),
+        "deviations": collect.deviations(NAME, measured),
         "iterations": checkpoint.iteration,
-        "seed": config.seed,
+        "seed": trained["seed"],
         "rows": rows,
     }
     text = json.dumps(facts, indent=1, ensure_ascii=False)

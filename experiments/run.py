@@ -39,6 +39,10 @@ TEST_ALONE = {
     "maml_tf.main_rl": "--train=False",
 }
 """Programs that test what they have trained, and how they do it alone."""
+UNTRAINED = re.compile("--?(notrain|train=(false|f|no|n|0))", re.IGNORECASE)
+"""The flag of `maml-tf` to test without training."""
+OF_FOLDERS = ("checkpoint", "logdir", "seed")
+"""Flags that name a run's folder, see `published.placed`."""
 VERBS = ("list", "report", "protocols")
 STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -68,7 +72,10 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str], float | None]:
 
 
 def _require_no_values(arguments, known):
-    """Refuses --flag value, of which the value would count as a name."""
+    """Refuses --seed alone, and --flag value: the value counts as a name."""
+    for flag in arguments:
+        if flag.startswith("-") and flag.strip("-=") in OF_FOLDERS:
+            raise Refusal(f"{flag}: expected --{flag.strip('-=')}=VALUE.")
     for flag, word in itertools.pairwise(arguments):
         is_name = word in known or word in VERBS or word.startswith("-")
         if flag.startswith("--") and "=" not in flag and not is_name:
@@ -171,17 +178,23 @@ def _values(rows):
 
 def _train_and_test(rows, flagfile, flags, budget):
     module = MODULES[flagfile.split("/")[0]]
-    ended = _call(module, flagfile, flags, budget)
-    # What was trained is tested, not what it started from.
-    flags = [f for f in flags if not re.match("--?import[-_]checkpoint", f)]
     if module in TEST_ALONE:
-        if ended:
-            _call(module, flagfile, [*flags, TEST_ALONE[module]])
+        if _call(module, flagfile, flags, budget):
+            flags = [*_without_import(flags), TEST_ALONE[module]]
+            _call(module, flagfile, flags)
         return
+    if not any(UNTRAINED.fullmatch(flag) for flag in flags):
+        _call(module, flagfile, flags, budget)
+        flags = _without_import(flags)
     tests = dict.fromkeys(row.test_flags for row in rows)
     for test in tests:
         only = [*published.TEST, *test.split()]
         _call(module, flagfile, [*only, *flags])
+
+
+def _without_import(flags):
+    """Leaves out what was trained from: what was trained is tested."""
+    return [f for f in flags if not re.match("--?import[-_]checkpoint", f)]
 
 
 def _call(module, flagfile, flags, budget=None):

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +14,8 @@ from maml_tf.settings import ConfigError
 
 PATHS = ("logdir", "folder", "import_checkpoint")
 """Fields that are paths, but for those of data."""
+COMMENT = re.compile("#|//")
+"""How a line of a file of flags begins that is none."""
 
 
 def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
@@ -34,45 +36,50 @@ def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
     return found | paths
 
 
-def check_flagfiles(
+def expanded(
     arguments: Sequence[str], within: tuple[str, ...] = ()
-) -> None:
-    """Refuses files of flags that cannot be read, or that name themselves.
+) -> list[str]:
+    """Returns a command line with the lines of files of flags in their place.
+
+    `--flagfile=PATH` and `--flagfile PATH` name a file, on the command line or
+    in another; empty lines, and those that begin with # or //, are comments.
+    After `--` nothing is a flag.
 
     Args:
       arguments: a command line, or the lines of a file.
       within: the files that these lines are from, outermost first.
 
     Raises:
-      ConfigError: if there is such a file.
+      ConfigError: if a file cannot be read, or includes itself.
     """
-    for path in _flagfiles(arguments):
-        if path in within:
-            raise ConfigError(
-                f"--flagfile={path}: expected flags, found that the file "
-                f"includes itself, by way of {within[-1]}."
-            )
-        check_flagfiles(_lines(path), (*within, path))
-
-
-def _flagfiles(arguments) -> Iterator[str]:
-    """Yields the paths that `--flagfile=PATH` and `--flagfile PATH` name."""
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.strip().partition("=")
+    words, found = iter(arguments), []
+    for word in words:
+        name, equals, value = word.partition("=")
         if name in ("--flagfile", "-flagfile"):
-            after = "".join(arguments[i + 1 : i + 2])
-            yield os.path.expanduser(value if equals else after).strip()
+            path = os.path.expanduser(value if equals else next(words, ""))
+            found += expanded(_lines(path, within), (*within, path))
+            continue
+        found.append(word)
+        if word == "--":
+            found += words
+    return found
 
 
-def _lines(path):
+def _lines(path, within):
+    if path in within:
+        raise ConfigError(
+            f"--flagfile={path}: expected flags, found that the file includes "
+            f"itself, by way of {within[-1]}."
+        )
     try:
-        with open(path) as file:
-            return file.read().splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file]
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--flagfile={path}: expected a text file of flags, found that it "
             f"cannot be read ({error})."
         ) from error
+    return [line for line in lines if line and not COMMENT.match(line)]
 
 
 def check_rest(rest: Sequence[str]) -> None:

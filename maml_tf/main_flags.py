@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,9 @@ from maml_tf.settings import ConfigError, Settings
 Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
 """By title: kind, name and meaning of each flag, which settings' fields have
 the defaults of."""
+IS_FLAG = re.compile("--?[A-Za-z]")
+"""How a flag begins; a negative number does not."""
+HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "-?"}
 
 BOOL, INT = flags.DEFINE_bool, flags.DEFINE_integer
 FLOAT, STRING = flags.DEFINE_float, flags.DEFINE_string
@@ -127,7 +131,7 @@ class Program:
         Returns:
           The exit status, see `command_line.guarded`.
         """
-        if {"--help", "-h", "-help", "--helpfull"} & set(arguments):
+        if HELP & set(arguments):
             print(self.help_text())
             return 0
         return command_line.guarded(self.name, lambda: action(arguments))
@@ -158,10 +162,11 @@ class Program:
             raise ConfigError(f"{error}") from error
 
     def _split(self, arguments):
-        values = self._defined()
-        command_line.check_flagfiles(arguments)
-        arguments = values.read_flags_from_files(arguments, force_gnu=True)
-        _, *rest = values([self.name, *map(_underscored, arguments)])
+        values, words = self._defined(), command_line.expanded(arguments)
+        end = words.index("--") if "--" in words else len(words)
+        given = [*map(_underscored, words[:end])]
+        _require_values(values, given)
+        _, *rest = values([self.name, *given, *words[end:]])
         return values, rest
 
     def _defined(self):
@@ -191,9 +196,21 @@ class Program:
         return "\n".join(lines)
 
 
-def _underscored(argument):
-    """Returns a flag with its name's hyphens as underscores."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
+def _underscored(word):
+    """Returns a word, if it is a flag, with its hyphens as underscores."""
+    if not IS_FLAG.match(word):
+        return word
+    name, equals, value = word.lstrip("-").partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _require_values(values, words):
+    """Refuses a flag that would take the next one for its value."""
+    for word, following in itertools.pairwise(words):
+        name = word.lstrip("-")
+        takes_one = name in values and not values[name].boolean
+        if IS_FLAG.match(word) and takes_one and IS_FLAG.match(following):
+            raise ConfigError(
+                f"--{name}: expected --{name}=VALUE, found no value before "
+                f"{following}."
+            )

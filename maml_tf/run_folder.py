@@ -205,7 +205,7 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
 
     Args:
       config: settings with `folder`, of the evaluation.
-      checkpoint: which one; `None` for one from elsewhere.
+      checkpoint: which one; `None` for the imported one.
 
     Returns:
       For `records.write`: `iterations` done, `seconds` that they took, the
@@ -215,9 +215,12 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
       had otherwise. What is not known is `None`.
     """
     if checkpoint is None:
-        names = "checkpoint", "iterations", "seconds", "commit", "settings"
-        unknown = dict.fromkeys((*names, "changes", "seed"))
-        return {**unknown, "test_settings": _test_settings(config, {})}
+        names = "iterations", "seconds", "commit", "settings", "changes", "seed"
+        return {
+            "checkpoint": os.path.basename(config.import_checkpoint),
+            **dict.fromkeys(names),
+            "test_settings": _test_settings(config, {}),
+        }
     _, settings, _, history = checkpoints.read(checkpoint)
     trained = {k: v for k, v in settings.items() if k not in config.FREE}
     return {

@@ -109,7 +109,7 @@ REPTILE_WORDS = """
 --sgd=maybe | --sgd=maybe: ('Non-boolean argument to boolean flag
 --meta-step=1/2 | --meta_step=1/2: could not convert string to float
 --num_classes=5 | 'num_classes'
--inner-batch=5 | 'inner-batch'
+-inner.batch=5 | 'inner.batch'
 --shots | shots
 --noexplain=1 | noexplain=1 does not take an argument
 --shots 5 5 | expected flags only, got '5'
@@ -152,6 +152,23 @@ def test_words_that_are_no_flags(program, text, capsys, home):
 
 
 # Files of flags
+
+SWALLOWED = """
+maml-tf --update_lr --train=False
+maml-tf --norm --nolog
+reptile-tf --data-dir --pretrained
+reptile-tf -train-shots -sgd
+maml-rl-tf --goal --train=False
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", SWALLOWED)
+def test_a_flag_does_not_take_the_next_for_its_value(line, capsys, home):
+    program, flag, following = line.split()
+    name = flag.lstrip("-").replace("-", "_")
+    expected = f"--{name}: expected --{name}=VALUE"
+    check_refused(program, f"{flag} {following}", [expected], capsys, home)
+
 
 UNREADABLE = "--flagfile=a.flags: expected a text file of flags, found that it"
 FLAGFILES = {

@@ -115,7 +115,9 @@ def test_lists_every_number():
         ("omniglot_5way_1shot_siamese_nets", "nothing to run"),
         ("--budget=soon", "--budget: expected a time such as 30m"),
         ("--seed=1", "Expected the name of an experiment"),
-        ("list --seed 1", "--seed: expected --seed=1, in one word"),
+        ("list --model_steps 1", "expected --model_steps=1, in one word"),
+        ("sinusoid_maml --seed 1", "--seed: expected --seed=VALUE"),
+        ("sinusoid_maml --logdir=", "--logdir=: expected --logdir=VALUE"),
         ("quickstart --budget=1m", "--budget: expected none with quickstart"),
     ],
 )
@@ -200,6 +202,17 @@ def test_what_was_trained_is_tested_not_what_was_imported(
     imported = "--import_checkpoint=x"
     run.main(["sinusoid_maml", f"--logdir={tmp_path}", imported])
     assert [imported in flags for _, flags, _ in called] == [True, *3 * [False]]
+
+
+def test_an_imported_checkpoint_is_tested_without_training(
+    monkeypatch, tmp_path
+):
+    called = fake_calls(monkeypatch)
+    line = "--train=False", "--import_checkpoint=x", f"--logdir={tmp_path}"
+    run.main(["sinusoid_maml", *line])
+    assert len(called) == 3
+    for _, flags, _ in called:
+        assert {"--test_set=True", "--import_checkpoint=x"} <= set(flags)
 
 
 def test_a_program_ends_with_what_runs_it(monkeypatch):

@@ -139,13 +139,21 @@ def test_defaults_are_the_originals():
 
 def test_both_spellings_mean_the_same(tmp_path):
     file = tmp_path / "some.flags"
-    file.write_text("--inner-batch=7\n--meta_step_final=0.5\n--foml-tail=1\n")
-    hyphens = ["--inner-batch=7", "--meta-step-final", "0.5", "--foml-tail=1"]
-    first, second = (
-        main_reptile.PROGRAM.parse(arguments).flag_values_dict()
-        for arguments in (hyphens, [f"--flagfile={file}"])
+    file.write_text("--inner-batch=7\n--meta_step_final=0.5\n-foml-tail=1\n")
+    nested = tmp_path / "nested.flags"
+    nested.write_text(
+        f"  # Of another\n\n  --flagfile\n {file}\n// no more", "utf-8-sig"
     )
-    assert first == second
+    hyphens = ["--inner-batch=7", "-meta-step-final", "0.5", "--foml-tail=1"]
+    first, *others = (
+        main_reptile.PROGRAM.parse(arguments).flag_values_dict()
+        for arguments in (
+            hyphens,
+            [f"--flagfile={file}"],
+            ["-flagfile", str(nested)],
+        )
+    )
+    assert others == [first, first]
     assert first["inner_batch"] == 7 and first["foml_tail"] == 1
 
 

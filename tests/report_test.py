@@ -325,21 +325,27 @@ def test_protocols_start_from_the_published_test(field, value):
 
 def test_protocols_tell_how_training_deviates(monkeypatch, tmp_path):
     settings = {"meta_lr": 0.01, "datasource": "omniglot"}
-    facts = {"commit": "a", "settings": settings, "changes": []}
-    facts["test_settings"] = {"test_iter": 5}
+    facts = {"commit": "a", "settings": settings, "changes": [], "seed": 3}
+    facts["test_settings"] = {"test_iter": 5, "inner_lr": 0.2, "shots": 5}
     monkeypatch.setattr(protocols.run_folder, "facts_of", lambda *_: facts)
     monkeypatch.setattr(protocols, "WHERE", tmp_path / "protocols.json")
     found = protocols.checkpoints.Checkpoint(tmp_path / "model5.npz", 5)
-    config = Config(datasource="omniglot", shots=1, test_iter=5, train=False)
+    config = Config(datasource="omniglot", shots=5, test_iter=5, train=False)
     protocols._keep(found, config, [])
     kept = json.loads((tmp_path / "protocols.json").read_text())
-    assert kept["deviations"] == ["--meta_lr=0.01, not 0.001"]
+    assert kept["deviations"] == [
+        "--meta_lr=0.01, not 0.001",
+        "--update_lr=0.2, not 0.4",
+        "--update_batch_size=5, not 1",
+    ]
+    assert kept["seed"] == 3
 
 
 def test_an_imported_checkpoint_is_a_deviation():
     found = {"shots": 5, "settings": None, "selected": "imported"}
+    found["checkpoint"] = "model59999"
     changes = collect.deviations("sinusoid_maml", found)
-    assert changes == ["the checkpoint is imported"]
+    assert changes == ["the checkpoint is imported: model59999"]
 
 
 @pytest.mark.parametrize(
