@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from maml_tf import functional
 
@@ -53,7 +54,8 @@ def adapted_copy(
 
 def _clone(network, x):
     try:
-        copy = keras.models.clone_model(network)
+        with SafeModeScope(safe_mode=False):  # Lambda layers are no strangers.
+            copy = keras.models.clone_model(network)
         if not copy.built:
             copy(x)
         return copy
@@ -79,10 +81,19 @@ def _look_up_alike(copy, network):
     """Hands on vocabularies, which are no weights, and not all in a config."""
     pairs = zip(copy._flatten_layers(), network._flatten_layers(), strict=True)
     for own, like in pairs:
-        if isinstance(own, LOOKUPS) and own.get_vocabulary() != (
-            vocabulary := like.get_vocabulary()
-        ):
-            own.set_vocabulary(vocabulary)
+        if isinstance(own, LOOKUPS):
+            vocabulary = like.get_vocabulary()
+            if own.get_vocabulary() != vocabulary:
+                weights = _idf_weights(like, len(vocabulary))
+                own.set_vocabulary(vocabulary, weights)
+
+
+def _idf_weights(layer, length):
+    """Returns what weighs the words of a vocabulary, where something does."""
+    lookup = getattr(layer, "_lookup_layer", layer)
+    if lookup.output_mode != "tf_idf":
+        return None
+    return lookup.idf_weights_const.numpy()[:length]
 
 
 def settle(model: keras.Model) -> None:

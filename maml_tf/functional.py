@@ -38,6 +38,16 @@ def require_usable(model: keras.Model) -> None:
             )
 
 
+def require_unconstrained(variables: Sequence) -> None:
+    """Raises `ValueError` for a variable that no inner step may move freely."""
+    for variable in variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                f"{variable.path} has a constraint, which inner steps do not "
+                "keep. Remove it, or adapt others (`adapt`)."
+            )
+
+
 def require_tasks(model: keras.Model, inputs) -> None:
     """Raises `ValueError` unless inputs are those of tasks for a model."""
     if not isinstance(inputs, (tuple, list)) or len(inputs) != 3:

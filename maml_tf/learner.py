@@ -11,6 +11,9 @@ from maml_tf.seeds import updates
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
+FIXED = ("adapted", "engine", "inner_optimizer", "network")
+"""Arguments, and what is made of one, that stay what they are."""
+
 
 class Learner(Replicated):
     """A model that Keras saves by the arguments that it was made with.
@@ -30,8 +33,13 @@ class Learner(Replicated):
     def __setattr__(self, name, value):
         """Sets an attribute; what was traced with another argument goes."""
         is_new = getattr(self, name, None) is not value
-        super().__setattr__(name, value)
         is_built = getattr(self, "built", False)
+        if is_built and is_new and name in FIXED:
+            raise AttributeError(
+                f"{name}: cannot be another one than the learner was made "
+                "with. Make a new learner."
+            )
+        super().__setattr__(name, value)
         if is_built and is_new and name in _argument_names(type(self)):
             self._trace_anew()
 

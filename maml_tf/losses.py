@@ -191,7 +191,8 @@ def _sum_of(losses, task_axes):
     parts = [per_task(part, task_axes) for part in tf.nest.flatten(losses)]
 
     def task_loss(y, prediction):
-        _require_one_each(losses, prediction)
+        _require_alike("loss", losses, prediction)
+        _require_alike("targets", y, prediction)
         y, prediction = map(tf.nest.flatten, (y, prediction))
         triples = zip(parts, y, prediction, strict=True)
         return tf.add_n([part(a, b) for part, a, b in triples])
@@ -199,11 +200,11 @@ def _sum_of(losses, task_axes):
     return task_loss
 
 
-def _require_one_each(losses, prediction):
-    expected, found = map(_places, (prediction, losses))
+def _require_alike(what, given, prediction):
+    expected, found = map(_places, (prediction, given))
     if expected != found:
         raise ValueError(
-            f"The loss: expected one for each output, {expected}, found "
+            f"The {what}: expected one for each output, {expected}, found "
             f"{found}."
         )
 
@@ -322,6 +323,24 @@ def require_of_tasks(weight) -> None:
             "sample_weight: expected one for each task, found the shape "
             f"{list(weight.shape)}."
         )
+
+
+def require_weighable(metrics, weight) -> None:
+    """Raises `ValueError` for metrics that would count weights of tasks wrong.
+
+    Args:
+      metrics: the compiled `weighted_metrics`.
+      weight: of tasks `[B]`, or of examples, or `None`.
+    """
+    if weight is None or len(tf.nest.flatten(weight)[0].shape) != 1:
+        return
+    for metric in metrics:
+        is_keras = type(metric).__module__.startswith("keras.")
+        if is_keras and not isinstance(metric, keras.metrics.Mean):
+            raise ValueError(
+                "weighted_metrics: expected means where weights are of tasks, "
+                f"got {metric.name!r}. Give a weight for each query."
+            )
 
 
 def require_means(loss: Loss, y, prediction) -> None:

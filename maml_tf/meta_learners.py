@@ -81,7 +81,8 @@ class MAML(Learner):
         outputs, a list or dictionary of them.
       inner_lr: α.
       inner_steps: inner steps in training, U ≥ 0. With 0 it is ordinary
-        training on the query sets.
+        training on the query sets; moving averages, as those of Keras's batch
+        normalisation, stay as they are.
       test_inner_steps: inner steps outside training; default `inner_steps`.
       first_order: whether inner gradients are constants (FOMAML).
       adapt: what the inner loop adapts: variables, layers, a function that
@@ -361,7 +362,7 @@ class MAML(Learner):
     def _all_at_once(self, inputs, seeds, training) -> Predictions:
         apply_fn = stacked.with_penalty(self.network, self.adapted)
         tasks = shapes.leading(inputs)
-        theta = [tie(variable.value, tasks) for variable in self.adapted]
+        theta = [tie(value, tasks) for value in self._theta()]
         return self._predict(apply_fn, 1, theta, inputs, seeds[0], training)
 
     def _alone(self, inputs, seeds, training) -> Predictions:
@@ -373,7 +374,7 @@ class MAML(Learner):
     def _one_task(self, inputs, seed, training) -> Predictions:
         """Returns predictions for inputs without a task axis, without one."""
         apply_fn = functional.with_penalty(self.network, self.adapted)
-        theta = [tf.convert_to_tensor(v.value) for v in self.adapted]
+        theta = [tf.convert_to_tensor(value) for value in self._theta()]
         return self._predict(apply_fn, 0, theta, inputs, seed, training)
 
     def _predict(self, apply_fn, task_axes, theta, inputs, seed, training):
@@ -428,6 +429,21 @@ class MAML(Learner):
         """Returns those of φ₀, …, φ_U whose query predictions are made."""
         return trajectory[-1:] if training else trajectory
 
+    def _theta(self):
+        """Returns the values of what adapts.
+
+        Raises:
+          ValueError: if some of it was frozen since the learner was made.
+        """
+        for variable in self.adapted:
+            if not variable.trainable:
+                raise ValueError(
+                    f"The model {self.network.name!r}: {variable.path} was "
+                    "frozen after the learner was made, which adapts it. Make "
+                    "a new learner."
+                )
+        return [variable.value for variable in self.adapted]
+
     def _steps(self, training):
         as_trained = training or self._is_building
         return self.inner_steps if as_trained else self.test_inner_steps
@@ -452,7 +468,7 @@ class MAML(Learner):
         phi = adapt(
             functional.with_penalty(self.network, self.adapted),
             losses.with_penalty(self.inner_loss, 0),
-            [variable.value for variable in self.adapted],
+            self._theta(),
             *support,
             update=self.inner_update,
             inner_steps=self.test_inner_steps if steps is None else steps,
@@ -506,7 +522,15 @@ class MAML(Learner):
             self.trackers[f"pre_{name}"].update_state(before)
             self.trackers[f"post_{name}"].update_state(after)
         y, y_pred = self.objective(x, y, y_pred)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        # Keras makes them when it first sees what they compare.
+        losses.require_weighable(self._weighted_metrics(), sample_weight)
+        return found
+
+    def _weighted_metrics(self):
+        compiled = self._compile_metrics
+        for part in compiled._flat_weighted_metrics if compiled else ():
+            yield from part.metrics if part else ()
 
     def diagnose(self, x, y):
         """Yields what a training step computes, in order, with names."""
@@ -549,7 +573,9 @@ class JointTraining(MAML):
         θ ← θ − β ∇_θ Σᵢ L_support(θ) / B
 
     It predicts as MAML does, so its metrics after the inner steps tell how
-    well fine-tuning serves it.
+    well fine-tuning serves it. Moving averages stay as they are: of a network
+    with Keras's batch normalisation use what `adapt` returns, also with 0
+    steps, rather than the network itself.
 
     Source: Finn et al. 2017, section 5.1; `--pretrain_iterations` of
     cbfinn/maml.

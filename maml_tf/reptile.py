@@ -486,6 +486,7 @@ def _has_queries(network, x):
 
 def _require_one_type(network):
     """Refuses what is not one vector, see `descent`: nothing, or two types."""
+    functional.require_unconstrained(network.trainable_variables)
     types = {variable.dtype for variable in network.trainable_variables}
     if len(types) != 1:
         raise ValueError(

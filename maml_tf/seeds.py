@@ -11,8 +11,10 @@ def fold(seed: tf.Tensor, number) -> tf.Tensor:
 def updates(optimizer) -> tf.Tensor:
     """Returns how many gradients one of Keras's optimizers has taken.
 
-    Its own count is of steps, of which each may take several.
+    Its own count is of steps, of which each may take several. A loss scale is
+    around another optimizer.
     """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if optimizer.gradient_accumulation_steps:
         return optimizer._iterations
     return optimizer.iterations

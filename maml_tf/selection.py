@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
-from maml_tf import models
+from maml_tf import functional, models
 
 Selection = (
     None
@@ -33,7 +33,7 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
 
     Raises:
       ValueError: if there is no such name, nothing is selected, or a variable
-        is not a trainable one of the network.
+        is not a trainable one of the network, or has a constraint.
     """
     if adapt is None or isinstance(adapt, str):
         chosen = _named(network, adapt or "all")
@@ -52,8 +52,13 @@ def _named(network, name):
 
 
 def _head(network):
-    """Returns the last layer with trainable weights, none inside another."""
+    """Returns the last layer with trainable weights, none inside another.
+
+    Where one model is all that learns, it is the last layer of that.
+    """
     layers = [part for part in network.layers if part.trainable_variables]
+    if len(layers) == 1 and isinstance(layers[0], keras.Model):
+        return _head(layers[0])
     return layers[-1] if layers else network
 
 
@@ -85,6 +90,7 @@ def _require_trainable(network, chosen):
                 f"adapt: {name} is not a trainable variable of the model "
                 f"{network.name!r}."
             )
+    functional.require_unconstrained(chosen)
     if not chosen:
         raise ValueError(
             f"adapt: selects no trainable variable of {network.name!r}."

@@ -17,6 +17,11 @@ from maml_tf.meta_learners import MAML
 TOLERANCE = {"float64": 1e-6, "float32": 5e-2}
 """The largest relative error of a derivative that is taken for right."""
 
+RESIZING = (
+    keras.layers.RandomCrop,
+    keras.layers.Resizing,
+    keras.layers.UpSampling2D,
+)
 DIRECTIONS = 3
 _STEPS = {"float64": (1e-3, 1e-5, 1e-7), "float32": (1e-2, 3e-3)}
 
@@ -58,8 +63,8 @@ def check_meta_gradient(
 
     Along random directions d it compares the derivative of the meta-objective
     with (L(θ + h d) − L(θ − h d)) / 2h, to fourth order in h. It computes on a
-    copy in float64, or in float32 where the model cannot be copied or does not
-    run in float64. The model itself stays as it is.
+    copy in float64, or in float32 where the model cannot be copied, resizes
+    images or does not run in float64. The model itself stays as it is.
 
     Args:
       model: a `MAML` or another learner of its kind, or a built network, for
@@ -112,6 +117,7 @@ def _like(learner, task):
         keras.config.set_floatx("float64")
         keras.config.set_dtype_policy("float64")
         try:
+            _require_float64(learner.network)
             like = _made_like(learner, _in_float64(learner.network))
             data = shapes.cast(task, "float64")
             like.compute_loss(*data, like(data[0], training=True))
@@ -141,6 +147,12 @@ def _made_like(learner, network):
     of_tasks = functools.partial(losses.per_task, task_axes=1)
     like.compile("sgd", tf.nest.map_structure(of_tasks, loss))
     return like
+
+
+def _require_float64(network):
+    """Refuses layers of which TensorFlow computes in float32 alone."""
+    if any(isinstance(part, RESIZING) for part in network._flatten_layers()):
+        raise TypeError("Images are resized in float32.")
 
 
 def _in_float64(network):

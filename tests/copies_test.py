@@ -324,8 +324,41 @@ def test_vocabularies_are_handed_on(kind, dtype, words):
             layers.Dense(1),
         ]
     )
+    assert_adapts_alike(network, tf.constant(words, dtype)[:, None])
+
+
+def assert_adapts_alike(network, x):
+    """The copy predicts what the learner does, for inputs of one task."""
     learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
-    x, y = tf.constant(words, dtype)[None, :, None], tf.ones([1, 3, 1])
-    expected = learner.adapt_and_predict(x, y, x)
-    actual = learner.adapt(x[0], y[0])(x[0])
-    np.testing.assert_allclose(actual, expected[0], rtol=1e-6)
+    y = tf.ones([len(x), 1])
+    (expected,) = learner.adapt_and_predict(x[None], y[None], x[None])
+    actual = learner.adapt(x, y)(x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [None, 9])
+@pytest.mark.parametrize("kind", ["text", "words"])
+def test_what_weighs_words_is_handed_on(kind, most):
+    make = {"text": layers.TextVectorization, "words": layers.StringLookup}
+    options = {"output_mode": "tf_idf", "max_tokens": most}
+    table = make[kind](pad_to_max_tokens=most is not None, **options)
+    words = tf.constant(["a", "b", "b", "c"])[:, None]
+    table.adapt(words)
+    network = keras.Sequential(
+        [keras.Input([1], dtype="string"), table, layers.Dense(1)]
+    )
+    assert_adapts_alike(network, words)
+
+
+def test_lambda_layers_are_copied():
+    network = keras.Sequential(
+        [
+            keras.Input([2]),
+            layers.Lambda(lambda x: 2 * x),
+            layers.Dense(1),
+        ]
+    )
+    assert_adapts_alike(network, tf.constant([[1.0, 2], [3, 4]]))
+    unsafe = keras.saving.serialize_keras_object(network)
+    with pytest.raises(ValueError, match="[Ll]ambda"):
+        keras.saving.deserialize_keras_object(unsafe)

@@ -9,7 +9,16 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from maml_tf import MAML, JointTraining, cores, engines, losses, models
+from maml_tf import (
+    MAML,
+    JointTraining,
+    Reptile,
+    cores,
+    engines,
+    inner_optimizers,
+    losses,
+    models,
+)
 
 TASKS = 3
 
@@ -494,11 +503,14 @@ def test_the_loss_of_an_epoch_is_the_mean_over_tasks():
     np.testing.assert_allclose(parts, whole, 1e-5)
 
 
-def test_accumulated_gradients_are_of_other_dropout():
+@pytest.mark.parametrize(
+    "wrapped", [lambda sgd: sgd, keras.optimizers.LossScaleOptimizer]
+)
+def test_accumulated_gradients_are_of_other_dropout(wrapped):
     network, loss, (x, y) = sinusoid()
     learner = MAML(network, loss, inner_lr=0.1)
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
-    learner.compile(sgd, loss)
+    learner.compile(wrapped(sgd), loss)
     seeds = []
     for _ in range(4):
         seeds.append(learner._seeds(1, training=True).numpy().tobytes())
@@ -551,6 +563,56 @@ def two_outputs():
     learner.compile("sgd", each)
     x, y = np.random.default_rng(0).normal(size=[2, TASKS, 4, 1])
     return learner, (x, {"a": y, "b": y}, x), {"a": y, "b": 2 * y}
+
+
+def two_heads():
+    x = keras.Input([1])
+    outputs = [keras.layers.Dense(1, name=name)(x) for name in ("z", "a")]
+    return keras.Model(x, outputs)
+
+
+@pytest.mark.parametrize("kind", ["maml", "reptile"])
+def test_targets_have_the_places_of_outputs(kind):
+    options = {"inner_steps": 2, "engine": "looped"}
+    each = ["mse", "mse"]
+    if kind == "maml":
+        learner = MAML(two_heads(), each, inner_lr=0.1, **options)
+    else:
+        descent = inner_optimizers.SGD(0.1)
+        learner = Reptile(two_heads(), descent, inner_loss=each, **options)
+    x = np.ones([2, 3, 1])
+    with pytest.raises(ValueError, match="targets: expected.*2 in a list, fou"):
+        learner.adapt_and_predict(x, {"z": 5 * x, "a": -5 * x}, x)
+    with pytest.raises(ValueError, match="targets: expected.*found named a, z"):
+        learner.adapt(x[0], {"z": 5 * x[0], "a": -5 * x[0]})
+    z, a = learner.adapt_and_predict(x, [5 * x, -5 * x], x)
+    assert (z.numpy() > 1).all() and (a.numpy() < -1).all()
+
+
+def test_weights_of_tasks_are_for_metrics_that_are_means():
+    network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    x = np.random.default_rng(0).normal(size=[TASKS, TASKS, 1])
+    data, weight = ((x, x, x), np.round(x)), np.arange(TASKS)
+    learner.compile("sgd", "mse", weighted_metrics=["mae"])
+    learner.evaluate(*data, sample_weight=weight, verbose=0)
+    learner.compile("sgd", "mse", weighted_metrics=[keras.metrics.AUC()])
+    with pytest.raises(ValueError, match="weighted_metrics: .*got 'auc'"):
+        learner.evaluate(*data, sample_weight=weight, verbose=0)
+
+
+def test_what_adapts_is_not_frozen_later():
+    network, loss, (x, y) = sinusoid()
+    learner = MAML(network, loss, inner_lr=0.1)
+    learner.compile("sgd", loss)
+    network.layers[-1].trainable = False
+    for use in (
+        lambda: learner.adapt(x[0][0], x[1][0]),
+        lambda: learner.adapt_and_predict(*x),
+        lambda: learner.train_on_batch(x, y),
+    ):
+        with pytest.raises(ValueError, match="frozen after the learner was"):
+            use()
 
 
 def test_examples_of_several_outputs_have_weights():

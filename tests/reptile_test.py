@@ -280,9 +280,13 @@ def test_the_loss_of_an_epoch_is_the_mean_over_tasks():
     )
 
 
-def test_accumulated_gradients_are_of_other_mini_batches():
+@pytest.mark.parametrize(
+    "wrapped", [lambda sgd: sgd, keras.optimizers.LossScaleOptimizer]
+)
+def test_accumulated_gradients_are_of_other_mini_batches(wrapped):
     made = learner()
-    made.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    made.compile(wrapped(sgd))
     seeds = []
     for _ in range(4):
         seeds.append(tuple(made._seed(True).numpy()))

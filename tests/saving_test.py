@@ -213,6 +213,22 @@ def test_an_argument_may_be_assigned_after_a_prediction(name, value):
     np.testing.assert_allclose(after, learner.adapt_and_predict(*task), 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("maml", "network"),
+        ("maml", "engine"),
+        ("maml", "adapted"),
+        ("reptile", "inner_optimizer"),
+    ],
+)
+def test_what_others_are_made_of_is_not_assigned(kind, name):
+    learner = LEARNERS[kind]()
+    with pytest.raises(AttributeError, match=f"{name}: .* new learner"):
+        setattr(learner, name, "another")
+    setattr(learner, name, getattr(learner, name))
+
+
 def test_an_argument_may_be_assigned_in_training():
     learner = compiled(LEARNERS["meta_sgd"])
     found = []

@@ -4,7 +4,8 @@ import keras
 import pytest
 from keras import layers
 
-from maml_tf import MAML, models
+from maml_tf import MAML, Reptile, models
+from maml_tf.inner_optimizers import SGD
 from maml_tf.selection import NAMES, select
 
 
@@ -65,6 +66,30 @@ def test_the_head_of_a_nested_model_is_its_last_layer():
     inner = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])
     network = keras.Sequential([keras.Input((4,)), layers.Dense(3), inner])
     assert paths(select(network, "head")) == ["head/kernel", "head/bias"]
+
+
+def test_the_head_of_a_model_that_is_all_there_is():
+    inner = keras.Sequential(
+        [keras.Input([4]), layers.Dense(3), layers.Dense(2, name="head")]
+    )
+    network = keras.Sequential([keras.Input([4]), layers.Rescaling(2), inner])
+    assert paths(select(network, "head")) == ["head/kernel", "head/bias"]
+
+
+def test_a_constraint_is_refused_where_it_adapts():
+    network = keras.Sequential(
+        [
+            keras.Input([4]),
+            layers.Dense(3, kernel_constraint="non_neg", name="body"),
+            layers.Dense(2, name="head"),
+        ]
+    )
+    assert paths(select(network, "head")) == ["head/kernel", "head/bias"]
+    message = "body/kernel has a constraint, which inner steps do not keep"
+    with pytest.raises(ValueError, match=message):
+        MAML(network, "mse", inner_lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        Reptile(network, SGD(0.1), inner_steps=1)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,30 @@ def test_a_model_that_cannot_be_copied_is_checked_in_float32():
         np.testing.assert_array_equal(was, now)
 
 
+@pytest.mark.parametrize(
+    "resizing",
+    [
+        lambda: keras.layers.Resizing(5, 5),
+        lambda: keras.layers.UpSampling2D(interpolation="bilinear"),
+    ],
+)
+def test_what_resizes_images_is_checked_in_float32(resizing):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            layers.Conv2D(2, 2, activation="tanh"),
+            resizing(),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=[1, 6, 4, 4, 1]), rng.normal(size=[1, 6, 1])
+    found = check_meta_gradient(model, ((x, y, x), y))
+    assert found.second_order and found.dtype == "float32"
+
+
 def test_a_network_may_call_a_part_of_it_network():
     own = Own()
     own.network = own.hidden
