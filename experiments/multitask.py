@@ -17,14 +17,14 @@ from absl import flags
 from maml_tf import (
     callbacks,
     checkpoints,
+    command_line,
     main,
-    main_flags,
     sinusoids,
     tasks,
     train,
 )
+from maml_tf.command_line import FLOAT, INT, STRING
 from maml_tf.config import Config
-from maml_tf.main_flags import FLOAT, INT, STRING
 from maml_tf.run_folder import RunFolder
 
 LEARNING_RATE = 0.01
@@ -85,7 +85,7 @@ FLAGS = {
         ),
     ],
 }
-PROGRAM = main_flags.Program("maml-tf", __doc__, MultitaskConfig, FLAGS)
+PROGRAM = command_line.Program("maml-tf", __doc__, MultitaskConfig, FLAGS)
 
 
 class Regressor:

@@ -1,16 +1,30 @@
-"""What the programs share: settings from flags, and how a program ends."""
+"""A program: its flags, the settings that they give, and how it ends."""
 
+import dataclasses
 import io
+import itertools
 import os
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from absl import flags
 
-from maml_tf.settings import ConfigError
+from maml_tf.settings import ConfigError, Settings
+
+Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
+"""By title: kind, name and meaning of each flag, which settings' fields have
+the defaults of."""
+IS_FLAG = re.compile("--?[A-Za-z]")
+"""How a flag begins; a negative number does not."""
+HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "-?"}
+
+BOOL, INT = flags.DEFINE_bool, flags.DEFINE_integer
+FLOAT, STRING = flags.DEFINE_float, flags.DEFINE_string
 
 PATHS = ("logdir", "folder", "import_checkpoint")
 """Fields that are paths, but for those of data."""
@@ -18,22 +32,99 @@ COMMENT = re.compile("#|//")
 """How a line of a file of flags begins that is none."""
 
 
-def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
-    """Returns the fields of settings: given by flags, or told, or defaults.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of flags.
 
-    Args:
-      kind: a subclass of `settings.Settings`.
-      values: absl's flags by name.
-      told: fields known from elsewhere, for flags that are not given.
+    Attributes:
+      name: of the command.
+      title: the first lines of its help.
+      kind: of its settings.
+      groups: its flags.
+      joint: what joins the words of a flag in its help; - and _ are understood.
     """
-    flags = {f: values[kind.flag_name(f)] for f in kind.__dataclass_fields__}
-    found = {
-        field: flag.value if flag.present else told.get(field, flag.value)
-        for field, flag in flags.items()
-    }
-    # No shell expands ~ after the = of a flag.
-    paths = {f: os.path.expanduser(found[f]) for f in PATHS if found.get(f)}
-    return found | paths
+
+    name: str
+    title: str
+    kind: type[Settings]
+    groups: Groups
+    joint: str = "_"
+
+    def run(
+        self, action: Callable[[Sequence[str]], None], arguments: Sequence[str]
+    ) -> int:
+        """Helps, or calls `action` with the command line.
+
+        Args:
+          action: what the program does.
+          arguments: the command line without the program's name.
+
+        Returns:
+          The exit status, see `guarded`.
+        """
+        if HELP & set(arguments):
+            print(self.help_text())
+            return 0
+        return guarded(self.name, lambda: action(arguments))
+
+    def parse(self, arguments: Sequence[str]) -> flags.FlagValues:
+        """Parses a command line of flags alone, see `split`.
+
+        Raises:
+          ConfigError: also for what is no flag.
+        """
+        values, rest = self.split(arguments)
+        check_rest(rest)
+        return values
+
+    def split(
+        self, arguments: Sequence[str]
+    ) -> tuple[flags.FlagValues, list[str]]:
+        """Returns the flags of a command line, and the words that are none.
+
+        `--flagfile=FILE` reads more flags.
+
+        Raises:
+          ConfigError: for an unknown flag, or a value of the wrong kind.
+        """
+        try:
+            return self._split(arguments)
+        except (flags.Error, ValueError) as error:
+            raise ConfigError(f"{error}") from error
+
+    def _split(self, arguments):
+        values, words = self._defined(), expanded(arguments)
+        end = words.index("--") if "--" in words else len(words)
+        given = [*map(_underscored, words[:end])]
+        _require_values(values, given)
+        _, *rest = values([self.name, *given, *words[end:]])
+        return values, rest
+
+    def _defined(self):
+        """Returns the flags with their defaults; what is no setting is off."""
+        values, fields = flags.FlagValues(), self.kind.__dataclass_fields__
+        defaults = {self.kind.flag_name(f): fields[f].default for f in fields}
+        for define, name, meaning in itertools.chain(*self.groups.values()):
+            off = None if define is STRING else False
+            define(name, defaults.get(name, off), meaning, flag_values=values)
+        return values
+
+    def help_text(self) -> str:
+        """Returns all flags by group, with their defaults, under the title."""
+        values, lines = self._defined(), [self.title.strip(), ""]
+        for group, rows in self.groups.items():
+            lines.append(f"{group}:")
+            for _, name, meaning in rows:
+                flag = f"--{name.replace('_', self.joint)}"
+                text = f"{meaning} (default: {values[name].value})"
+                lines += textwrap.wrap(
+                    f"{flag:<25} {text}",
+                    80,
+                    initial_indent="  ",
+                    subsequent_indent=28 * " ",
+                )
+            lines.append("")
+        return "\n".join(lines)
 
 
 def expanded(
@@ -82,6 +173,26 @@ def _lines(path, within):
     return [line for line in lines if line and not COMMENT.match(line)]
 
 
+def _underscored(word):
+    """Returns a word, if it is a flag, with its hyphens as underscores."""
+    if not IS_FLAG.match(word):
+        return word
+    name, equals, value = word.lstrip("-").partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _require_values(values, words):
+    """Refuses a flag that would take the next one for its value."""
+    for word, following in itertools.pairwise(words):
+        name = word.lstrip("-")
+        takes_one = name in values and not values[name].boolean
+        if IS_FLAG.match(word) and takes_one and IS_FLAG.match(following):
+            raise ConfigError(
+                f"--{name}: expected --{name}=VALUE, found no value before "
+                f"{following}."
+            )
+
+
 def check_rest(rest: Sequence[str]) -> None:
     """Refuses what is left of a command line without its flags.
 
@@ -94,6 +205,24 @@ def check_rest(rest: Sequence[str]) -> None:
     if rest[0].lower() in ("true", "false"):
         advice = f" Write --flag={rest[0]}, with =, where it is a flag's value."
     raise ConfigError(f"expected flags only, got {rest[0]!r}.{advice}")
+
+
+def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
+    """Returns the fields of settings: given by flags, or told, or defaults.
+
+    Args:
+      kind: a subclass of `settings.Settings`.
+      values: absl's flags by name.
+      told: fields known from elsewhere, for flags that are not given.
+    """
+    given = {f: values[kind.flag_name(f)] for f in kind.__dataclass_fields__}
+    found = {
+        field: flag.value if flag.present else told.get(field, flag.value)
+        for field, flag in given.items()
+    }
+    # No shell expands ~ after the = of a flag.
+    paths = {f: os.path.expanduser(found[f]) for f in PATHS if found.get(f)}
+    return found | paths
 
 
 def guarded(program: str, action: Callable[[], None]) -> int:

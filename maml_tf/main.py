@@ -17,8 +17,8 @@ from maml_tf import (
     records,
     train,
 )
+from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.config import Config
-from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
 from maml_tf.settings import ConfigError
 
 COMPARED = ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
@@ -190,7 +190,7 @@ FLAGS = {
         *main_flags.CHECK_DATA,
     ],
 }
-PROGRAM = main_flags.Program("maml-tf", __doc__, Config, FLAGS)
+PROGRAM = command_line.Program("maml-tf", __doc__, Config, FLAGS)
 
 
 def config_from_flags(

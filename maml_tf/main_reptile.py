@@ -15,7 +15,7 @@ from maml_tf import (
     plots,
     reptile_train,
 )
-from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
+from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.reptile_config import ReptileConfig
 
 # Flags by group: kind, name and meaning. Defaults are those of the settings.
@@ -84,7 +84,7 @@ FLAGS = {
         *main_flags.CHECK_DATA,
     ],
 }
-PROGRAM = main_flags.Program(
+PROGRAM = command_line.Program(
     "reptile-tf", __doc__, ReptileConfig, FLAGS, joint="-"
 )
 

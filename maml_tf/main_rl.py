@@ -9,7 +9,7 @@ import sys
 from absl import flags
 
 from maml_tf import checkpoints, command_line, distribution, main_flags
-from maml_tf.main_flags import BOOL, FLOAT, INT, STRING
+from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.rl import train
 from maml_tf.rl.config import ALL, RLConfig, original
 
@@ -85,7 +85,7 @@ FLAGS = {
         *main_flags.RUN,
     ],
 }
-PROGRAM = main_flags.Program("maml-rl-tf", __doc__, RLConfig, FLAGS)
+PROGRAM = command_line.Program("maml-rl-tf", __doc__, RLConfig, FLAGS)
 
 
 def config_from_flags(values: flags.FlagValues) -> RLConfig:
