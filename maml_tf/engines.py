@@ -210,11 +210,8 @@ def _require_known(tasks):
 
 def _largest_divisor(number, limit):
     """Returns the largest divisor up to a limit, or 1."""
-    return max(
-        d
-        for d in range(1, number + 1)
-        if number % d == 0 and d <= max(1, limit)
-    )
+    most = int(min(number, max(1, limit)))
+    return next(d for d in range(most, 0, -1) if number % d == 0)
 
 
 def _pass_bytes(apply_fn, variables, x):
