@@ -22,6 +22,7 @@ RESIZING = (
     keras.layers.Resizing,
     keras.layers.UpSampling2D,
 )
+"""Layers that interpolate, which TensorFlow does in float32 alone."""
 DIRECTIONS = 3
 _STEPS = {"float64": (1e-3, 1e-5, 1e-7), "float32": (1e-2, 3e-3)}
 
@@ -63,8 +64,8 @@ def check_meta_gradient(
 
     Along random directions d it compares the derivative of the meta-objective
     with (L(θ + h d) − L(θ − h d)) / 2h, to fourth order in h. It computes on a
-    copy in float64, or in float32 where the model cannot be copied, resizes
-    images or does not run in float64. The model itself stays as it is.
+    copy in float64, or in float32 where the model cannot be copied, does not
+    run in float64 or interpolates images. The model itself stays as it is.
 
     Args:
       model: a `MAML` or another learner of its kind, or a built network, for
@@ -151,8 +152,10 @@ def _made_like(learner, network):
 
 def _require_float64(network):
     """Refuses layers of which TensorFlow computes in float32 alone."""
-    if any(isinstance(part, RESIZING) for part in network._flatten_layers()):
-        raise TypeError("Images are resized in float32.")
+    for part in network._flatten_layers():
+        exact = getattr(part, "interpolation", None) == "nearest"
+        if isinstance(part, RESIZING) and not exact:
+            raise TypeError("Images are interpolated in float32.")
 
 
 def _in_float64(network):

@@ -91,7 +91,7 @@ ARCHITECTURE = {
     "__init__": ("both", ""),
     "main_flags": ("both", ""),
     "main": ("both", "absl numpy"),
-    "main_quickstart": ("both", "absl"),
+    "main_quickstart": ("both", ""),
     "main_reptile": ("both", "absl numpy"),
     "main_rl": ("both", "absl"),
 }

@@ -151,8 +151,6 @@ def test_words_that_are_no_flags(program, text, capsys, home):
     assert len(error.splitlines()) == 1
 
 
-# Files of flags
-
 SWALLOWED = """
 maml-tf --update_lr --train=False
 maml-tf --norm --nolog
@@ -169,6 +167,8 @@ def test_a_flag_does_not_take_the_next_for_its_value(line, capsys, home):
     expected = f"--{name}: expected --{name}=VALUE"
     check_refused(program, f"{flag} {following}", [expected], capsys, home)
 
+
+# Files of flags
 
 UNREADABLE = "--flagfile=a.flags: expected a text file of flags, found that it"
 FLAGFILES = {

@@ -134,13 +134,18 @@ def test_a_model_that_cannot_be_copied_is_checked_in_float32():
 
 
 @pytest.mark.parametrize(
-    "resizing",
+    ("resizing", "dtype"),
     [
-        lambda: keras.layers.Resizing(5, 5),
-        lambda: keras.layers.UpSampling2D(interpolation="bilinear"),
+        (lambda: keras.layers.Resizing(5, 5), "float32"),
+        (
+            lambda: keras.layers.UpSampling2D(interpolation="bilinear"),
+            "float32",
+        ),
+        (lambda: keras.layers.UpSampling2D(), "float64"),
     ],
+    ids=["resizing", "bilinear", "nearest"],
 )
-def test_what_resizes_images_is_checked_in_float32(resizing):
+def test_what_interpolates_images_is_checked_in_float32(resizing, dtype):
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -154,7 +159,7 @@ def test_what_resizes_images_is_checked_in_float32(resizing):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=[1, 6, 4, 4, 1]), rng.normal(size=[1, 6, 1])
     found = check_meta_gradient(model, ((x, y, x), y))
-    assert found.second_order and found.dtype == "float32"
+    assert found.second_order and found.dtype == dtype
 
 
 def test_a_network_may_call_a_part_of_it_network():
