@@ -270,12 +270,19 @@ def _held_out(runs):
 
 def _last(run, sampler, count):
     """Returns the accuracy of tasks after the last step, `[tasks, 1]`."""
-    values, predict = [], tf.function(run.learner.adapt_and_predict)
+    values, predict = [], tf.function(_predictor(run), autograph=False)
     batches = math.ceil(count / train.TEST_META_BATCH)
     data = tasks.meta_batches(sampler).take(batches)
-    for (support_x, support_y, query_x), query_y in data:
+    for t, ((support_x, support_y, query_x), query_y) in data.enumerate():
         if run.is_reptile:  # paper is 1 and ink 0
             support_x, query_x = 1 - support_x, 1 - query_x
-        predictions = predict(support_x, support_y, query_x)
+        predictions = predict((support_x, support_y, query_x), t)
         values.append(losses.accuracy(query_y, predictions))
     return np.concatenate(values)[:count, None]
+
+
+def _predictor(run):
+    """Returns the function from inputs and the meta-batch's number."""
+    if run.is_reptile:
+        return lambda inputs, t: run.learner(inputs, draw=t)
+    return lambda inputs, t: run.learner.adapt_and_predict(*inputs)

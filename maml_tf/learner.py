@@ -5,7 +5,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, losses, replicas
+from maml_tf import engines, functional, losses, replicas
 from maml_tf.replicas import Replicated
 from maml_tf.seeds import updates
 
@@ -70,25 +70,41 @@ class Learner(Replicated):
         """Returns the compiled loss, or without one the mean inner loss."""
         if self.loss is None:
             return losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
+        if replicas.count() > 1:
+            losses.require_means(self.loss, y, y_pred, losses.ON_REPLICAS)
         weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
         return super().compute_loss(x, y, y_pred, weight, training)
+
+    def adapt_and_predict(self, support_x, support_y, query_x):
+        """Returns predictions for the queries of many tasks, each adapted.
+
+        Args:
+          support_x: `[B, S, …]`.
+          support_y: `[B, S, …]`.
+          query_x: `[B, T, …]`.
+
+        Returns:
+          `[B, T, …]`, after `test_inner_steps`.
+        """
+        inputs = map(functional.tensors, (support_x, support_y, query_x))
+        return self.predict_step((tuple(inputs),))
 
     def execution_plan(self) -> engines.Plan:
         """Returns which layers run stacked, and why others do not."""
         return engines.plan(self._engine, self.network)
 
-    def _seed(self, training):
-        """Returns a seed `[2]`, another for each meta-update."""
+    def _seed(self, training, draw=0):
+        """Returns a seed `[2]`, another for each meta-update or draw."""
         compiled = training and self.optimizer is not None
-        update = updates(self.optimizer) if compiled else -1
+        update = updates(self.optimizer) if compiled else -1 - draw
         return tf.stack(
             [tf.cast(part, tf.int64) for part in (self.seed, update)]
         )
 
-    def _seeds(self, tasks, training):
+    def _seeds(self, tasks, training, draw=0):
         """Returns a seed for each of this replica's tasks, `[B, 2]`."""
-        seeds = tf.random.split(self._seed(training), tasks * replicas.count())
-        return replicas.own(seeds)
+        seed = self._seed(training, draw)
+        return replicas.own(tf.random.split(seed, tasks * replicas.count()))
 
     def get_config(self):
         """Returns all arguments, in the form in which Keras saves them."""

@@ -29,6 +29,11 @@ MEANS = {
     "ignore_class": (None,),
 }
 """What a loss of Keras has that is a mean over examples."""
+IN_GROUPS = (
+    "tasks run in groups, one after another; engine='stacked' runs all at once"
+)
+ON_REPLICAS = "replicas train, each on tasks of its own"
+"""Where a loss has to be a mean over tasks."""
 LABELLED = ("sparse_categorical_crossentropy", "ctc", "circle")
 """Losses of Keras whose targets are of another shape than predictions."""
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -343,13 +348,14 @@ def require_weighable(metrics, weight) -> None:
             )
 
 
-def require_means(loss: Loss, y, prediction) -> None:
+def require_means(loss: Loss, y, prediction, where: str = IN_GROUPS) -> None:
     """Raises `ValueError` for a compiled loss that is no mean over tasks.
 
     Args:
       loss: one loss, or one for each output.
       y: targets of some tasks.
       prediction: of the same tasks.
+      where: why it has to be one. Keras adds up replicas' sums, too.
     """
     parts, *compared = map(tf.nest.flatten, (loss, y, prediction))
     for part in parts:
@@ -358,25 +364,23 @@ def require_means(loss: Loss, y, prediction) -> None:
             for name, mean in MEANS.items()
             if getattr(part, name, mean[0]) not in mean
         }
-        if found:
+        if found and (where, found) != (ON_REPLICAS, {"reduction": "sum"}):
             raise ValueError(
-                "The compiled loss: expected a mean over examples where tasks "
-                f"run in groups, one after another, found {found}. "
-                "engine='stacked' runs all at once."
+                "The compiled loss: expected a mean over examples, found "
+                f"{found}, where {where}."
             )
     if all(len(each) == len(parts) for each in compared):
-        for triple in zip(parts, *compared, strict=True):
-            _require_each(*triple)
+        for part, *pair in zip(parts, *compared, strict=True):
+            _require_each(part, *pair, where=where)
 
 
-def _require_each(loss, y, prediction):
+def _require_each(loss, y, prediction, *, where):
     """Refuses a compiled loss that has no number for each task."""
     values = prediction if loss is None else _values(loss, y, prediction)
     if not values.shape[:1].is_compatible_with(y.shape[:1]):
         raise ValueError(
-            "The compiled loss: expected numbers for each task where tasks run "
-            f"in groups, one after another, got the shape "
-            f"{list(values.shape)}. engine='stacked' runs all at once."
+            "The compiled loss: expected numbers for each task, got the shape "
+            f"{list(values.shape)}, where {where}."
         )
 
 

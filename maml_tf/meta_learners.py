@@ -195,11 +195,14 @@ class MAML(Learner):
     def task_bytes(self, inputs) -> float | None:
         """Returns about what a task of a meta-batch takes in training.
 
-        See `engines.task_bytes`.
+        It is not known of a network that cannot be stacked. See
+        `engines.task_bytes`.
 
         Args:
           inputs: `(support_x, support_y, query_x)`.
         """
+        if stacked.unsupported(self.network):
+            return None
         sizes = _sizes(inputs)
         if sizes not in self._bytes:
             support_x, _, query_x = inputs
@@ -476,20 +479,6 @@ class MAML(Learner):
             seed=seed,
         ).phi[-1]
         return adapted_copy(self.network, self.adapted, phi, support[0], seed)
-
-    def adapt_and_predict(self, support_x, support_y, query_x):
-        """Returns predictions for the queries of many tasks, each adapted.
-
-        Args:
-          support_x: `[B, S, …]`.
-          support_y: `[B, S, …]`.
-          query_x: `[B, T, …]`.
-
-        Returns:
-          `[B, T, …]`, after `test_inner_steps`.
-        """
-        inputs = map(functional.tensors, (support_x, support_y, query_x))
-        return self(tuple(inputs)).query[-1]
 
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""

@@ -58,8 +58,14 @@ class Replicated(keras.Model):
         Keras clips what a replica has, and then adds; and of a loss scale it
         asks the first replica alone whether it was too large. Here the sum is
         clipped and asked, of which each replica hands on an equal part.
+
+        Raises:
+          ValueError: if a replica's optimizer is to accumulate gradients.
         """
         optimizer = self.optimizer
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if steps := inner.gradient_accumulation_steps:
+            require_none("gradient_accumulation_steps", steps)
         if count() > 1 and (_scales(optimizer) or _clips(optimizer)):
             context = tf.distribute.get_replica_context()
             total = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)

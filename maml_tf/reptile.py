@@ -326,23 +326,20 @@ class Reptile(Learner):
         variables = self.network.trainable_variables
         return adapted_copy(self.network, variables, phi, x, seed)
 
-    def adapt_and_predict(self, support_x, support_y, query_x):
-        """Returns predictions `[B, T, …]` for the queries of many tasks.
+    def call(self, inputs, training=False, draw=0):
+        """Returns query predictions for `(support_x, support_y, query_x)`.
 
         Args:
-          support_x: `[B, S, …]`.
-          support_y: `[B, S, …]`.
-          query_x: `[B, T, …]`.
+          inputs: as of `adapt_and_predict`.
+          training: whether mini-batches are those of the next meta-update.
+          draw: else they are of this number, another for each meta-batch of a
+            test whose tasks are to be independent.
         """
-        inputs = map(functional.tensors, (support_x, support_y, query_x))
-        return self(tuple(inputs))
-
-    def call(self, inputs, training=False):
-        """Returns query predictions for `(support_x, support_y, query_x)`."""
         functional.require_tasks(self.network, inputs)
         _, y, query_x = inputs
-        seed, tasks = self._seed(training), leading(y)
-        batches, seeds = self.draw_test(y, seed), self._seeds(tasks, training)
+        batches = self.draw_test(y, self._seed(training, draw))
+        tasks = leading(y)
+        seeds = self._seeds(tasks, training, draw)
         spec = functional.output_spec(self.network, query_x)
         if self._stacks:
             start = self._stacked_start(tasks)

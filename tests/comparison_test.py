@@ -212,6 +212,9 @@ class Seen:
         self.ink.assign([tf.reduce_mean(support_x), tf.reduce_mean(query_x)])
         return tf.one_hot(support_y, 5)
 
+    def __call__(self, inputs, draw):
+        return self.adapt_and_predict(*inputs)
+
 
 def test_runs_of_two_programs_are_compared_on_what_both_held_out(monkeypatch):
     images = np.zeros([12 * 20, 28, 28, 1], np.uint8)  # all paper

@@ -335,6 +335,15 @@ def test_bytes_of_a_task(first_order, steps, float64):
     assert found == 8 * 8 * (steps * 4 + 6)
 
 
+def test_memory_of_what_cannot_be_stacked_is_not_known():
+    network = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, kernel_regularizer="l2")]
+    )
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    x = tf.zeros([3, 4, 1])
+    assert learner.memory_estimate((x, x, x)) is None
+
+
 @pytest.mark.parametrize(
     ("groups", "limiting"), [(1, "STACKED_BYTES"), (2, "SHARED_BYTES")]
 )

@@ -91,12 +91,57 @@ x = np.random.default_rng(0).normal(size=(8, 3, 1)).astype("float32")
 def batches(size, *parts):
     return tf.data.Dataset.from_tensor_slices(parts).batch(size)
 
-def maml(**options):
+def maml(optimizer=keras.optimizers.SGD, loss="mse", **options):
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
         learner = MAML(network, "mse", inner_lr=0.1)
-        learner.compile("sgd", "mse", **options)
+        learner.compile(optimizer(), loss, **options)
     return learner
+
+def refuses(words, **options):
+    try:
+        maml(**options).fit(batches(4, (x, x, x), x), verbose=0)
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError
+
+def refused():
+    whole = lambda y, p: tf.reduce_mean(tf.square(y - p))
+    of_weights = keras.losses.MeanSquaredError("mean_with_sample_weight")
+    refuses("each task, got the shape [], where replicas train", loss=whole)
+    refuses("found {'reduction': 'mean_with_samp", loss=of_weights)
+    sgd = lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)
+    words = "gradient_accumulation_steps: replicas of a strategy cannot train"
+    refuses(words, optimizer=sgd)
+    scaled = lambda: keras.optimizers.LossScaleOptimizer(sgd())
+    refuses(words, optimizer=scaled)
+    learner = maml(loss=whole)
+    try:
+        learner.evaluate(batches(4, (x, x, x), x), verbose=0)
+    except ValueError as error:
+        assert "where replicas train" in str(error)
+    else:
+        raise AssertionError
+
+def total():
+    ends = []
+    for strategy in (
+        tf.distribute.get_strategy(),
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+    ):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            network = keras.Sequential([
+                keras.Input([1]), keras.layers.Dense(1)
+            ])
+            learner = MAML(network, "mse", inner_lr=0.1, engine="stacked")
+            loss = keras.losses.MeanSquaredError("sum")
+            learner.compile(keras.optimizers.SGD(0.01), loss)
+        learner.fit(batches(4, (x, x, x), 2 * x), verbose=0)
+        ends.append(network.get_weights())
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 def uneven():
     learner, data = maml(), batches(3, (x, x, x), x)
@@ -194,7 +239,11 @@ globals()[sys.argv[1]]()
 
 
 @pytest.mark.parametrize(
-    "case", ["uneven", "short", "eager", "measured", "dropout", "scaled"]
+    "case",
+    [
+        *("uneven", "short", "eager", "measured", "dropout", "scaled"),
+        *("refused", "total"),
+    ],
 )
 def test_two_replicas(case):
     check_runs(TWO, case)

@@ -91,14 +91,24 @@ def test_options_change_what_is_learnt(option):
 def test_mini_batches_of_a_test_are_its_own():
     made = learner(test_inner_steps=3, test_inner_batch=5)
     x, y = (part[0] for part in data())
-    assert made.draw_test(tf.constant(data()[1]), made._seed(False)).shape == (
-        TASKS,
-        3,
-        5,
-    )
+    drawn = made.draw_test(tf.constant(data()[1]), made._seed(False))
+    assert drawn.shape == (TASKS, 3, 5)
     theta = made.network(x).numpy()
     np.testing.assert_allclose(made.adapt(x, y, steps=0)(x), theta, 1e-6)
     assert differ([made.adapt(x, y)(x).numpy()], [theta])
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_another_draw_has_other_mini_batches(engine):
+    made = learner(test_inner_batch=5, engine=engine)
+    x, y = data()
+    zero, again, one = (
+        made((x, y, x), draw=draw).numpy() for draw in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(zero, again)
+    found = made.predict((x, y, x), verbose=0)
+    np.testing.assert_allclose(zero, found, 1e-4, 1e-6)
+    assert (abs(zero - one).max((1, 2)) > 1e-3).all()
 
 
 @pytest.mark.parametrize(

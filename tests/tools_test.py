@@ -88,6 +88,10 @@ def test_launchers(environment, hosts, index, capsys, monkeypatch):
 def test_names_the_variables_that_it_looks_for(capsys):
     assert TF_CONFIG({}) == 1
     assert "expected one of SLURM_STEP_NODELIST" in capsys.readouterr().err
+    assert TF_CONFIG({"JOB_COMPLETION_INDEX": "0"}) == 1
+    printed = capsys.readouterr()
+    assert "expected HOSTS beside JOB_COMPLETION_INDEX" in printed.err
+    assert not printed.out
 
 
 def run(*command, **variables):

@@ -22,15 +22,28 @@ def main(environment):
     """Prints TF_CONFIG, and returns the exit status."""
     for launcher, ours in LAUNCHERS.items():
         if launcher in environment:
-            hosts, index = ours(environment)
-            print(tf_config(hosts, index))
-            return 0
+            return printed(launcher, ours, environment)
     print(
         f"tf_config: expected one of {', '.join(LAUNCHERS)} among the "
         "environment variables, found none.",
         file=sys.stderr,
     )
     return 1
+
+
+def printed(launcher, ours, environment):
+    """Prints what one launcher says, and returns the exit status."""
+    try:
+        hosts, index = ours(environment)
+    except KeyError as missing:
+        print(
+            f"tf_config: expected {missing.args[0]} beside {launcher} among "
+            "the environment variables, found none.",
+            file=sys.stderr,
+        )
+        return 1
+    print(tf_config(hosts, index))
+    return 0
 
 
 def tf_config(hosts, index):
