@@ -36,6 +36,8 @@ FREE = {
 """Flags that change no number, or what a record has a name of its own for."""
 CURVES = ("curve.csv", "validation.csv")
 """Scores during training, of Reptile and of MAML."""
+SCORED = ("eval_batch", "eval_steps", "transductive")
+"""Settings of Reptile's tests, and of its scores during training."""
 
 
 def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
@@ -52,10 +54,20 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
     for path in sorted(found):
         if path.stat().st_mtime >= since:
             part = path.parent.parent.name if name == "quickstart" else ""
-            curves = [c for c in map(path.with_name, CURVES) if c.exists()]
-            curve = curves[0] if curves else None
-            taken.append(collected(name, records.read(path), part, curve))
+            record = records.read(path)
+            taken.append(collected(name, record, part, _curve(path, record)))
     return taken
+
+
+def _curve(path, record):
+    """Returns the scores during training, if they are of the same test."""
+    curves = [c for c in map(path.with_name, CURVES) if c.exists()]
+    if not curves:
+        return None
+    of_training = records.read(path.with_name("config.json"))
+    of_test = record.get("test_settings") or {}
+    other = [k for k in SCORED if of_test.get(k) != of_training.get(k)]
+    return None if other else curves[0]
 
 
 def collected(
@@ -82,7 +94,7 @@ def collected(
             if row.value and int(row.shots) == record["shots"]
             if part not in published.BASELINES
         },
-        "published_iterations": published.published_iterations(name, flagfile),
+        "published_iterations": published_iterations(name, flagfile, part),
         "deviations": deviations(name, record, part),
         **record,
     }
@@ -100,6 +112,17 @@ def collected(
             beside.write(curve.read_bytes())
     records.write(published.RECORDS / file, whole)
     return file
+
+
+def published_iterations(name: str, flagfile: str, part: str) -> int:
+    """Returns how many the original does; the quickstart is a short one."""
+    if name == "quickstart":
+        return 70_000
+    flags = published.flags_of(flagfile)
+    own = original(flags.get("env", ""), part)
+    if "meta_iterations" in own:
+        return own["meta_iterations"]
+    return sum(int(flags.get(each, 0)) for each in published.ITERATIONS)
 
 
 def _short(text):

@@ -203,16 +203,10 @@ def _fits(chosen, shots, path):
 
 
 def _scores(record, results, column, window):
-    """Returns iterations, and percentages that are means of the last scores.
-
-    Both are empty where there are fewer scores than a window.
-    """
+    """Returns iterations, and percentages that are means of the last scores."""
     rows = logs.read_rows(results / record["curve"])
-    if len(rows) < window:
-        return np.empty(0), np.empty(0)
-    x, scores = (np.array([r[k] for r in rows]) for k in ("iteration", column))
-    means = np.convolve(scores, np.ones(window) / window, "valid")
-    return x[window - 1 :], 100 * means
+    x, means = logs.smoothed(rows, column, window)
+    return x, 100 * means
 
 
 def _training(chosen, results, path, unit):

@@ -113,17 +113,6 @@ def placed(
     return [*flags, f"--{key}={folder}"], ROOT / folder
 
 
-def iterations(flagfile: str) -> int:
-    """Returns how many iterations the flagfile trains for."""
-    flags = flags_of(flagfile)
-    return sum(int(flags.get(name, 0)) for name in ITERATIONS)
-
-
-def published_iterations(name: str, flagfile: str) -> int:
-    """Returns how many the original does; the quickstart is a short one."""
-    return 70_000 if name == "quickstart" else iterations(flagfile)
-
-
 def records(folder: pathlib.Path = RECORDS) -> list[dict]:
     """Returns what was measured, see `collect.collected`.
 

@@ -46,6 +46,13 @@ class IterationCallback(keras.callbacks.Callback):
         raise NotImplementedError
 
 
+def bar(total: int, unit: str) -> Callable[[int], None]:
+    """Returns what shows how many of `total` are done, on a terminal."""
+    if not files.on_terminal():
+        return lambda done: None
+    return keras.utils.Progbar(total, unit_name=unit).update
+
+
 class Progress(IterationCallback):
     """Shows a bar of iterations, their time and the time left.
 
@@ -56,11 +63,11 @@ class Progress(IterationCallback):
 
     def __init__(self, start, end):
         super().__init__(start)
-        self.bar = keras.utils.Progbar(end - start, unit_name="iteration")
+        self.show = bar(end - start, "iteration")
 
     def on_iteration(self, iteration):
         """Moves the bar."""
-        self.bar.update(iteration - self.start)
+        self.show(iteration - self.start)
 
 
 class FirstStep(keras.callbacks.Callback):
@@ -519,15 +526,15 @@ def fit(learner, data, start: int, end: int, others) -> None:
         host of several cannot stop by itself: there a signal ends the process.
     """
     stop = StopOnSignal()
-    listening = [stop] * (not on_several_hosts(learner.distribute_strategy))
-    progress = [Progress(start, end)] * files.on_terminal()
+    several = on_several_hosts(learner.distribute_strategy)
+    listening = [] if several else [stop]
     try:
         learner.fit(
             data,
             steps_per_epoch=(end - start) // learner.block,
             shuffle=False,
             verbose=0,
-            callbacks=[FirstStep(), *others, *listening, *progress],
+            callbacks=[FirstStep(), *others, *listening, Progress(start, end)],
         )
     finally:
         stop.release()

@@ -6,7 +6,7 @@ import csv
 import glob
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -171,7 +171,7 @@ class Scalars:
 
 
 def read_rows(path: str, last: float = math.inf) -> list[dict]:
-    """Returns a table's rows up to an iteration; half a row is a later one.
+    """Returns a table's rows up to an iteration; half a row is none.
 
     Args:
       path: the CSV file; without it there are no rows.
@@ -184,16 +184,36 @@ def read_rows(path: str, last: float = math.inf) -> list[dict]:
         return []
     try:
         with open(path, newline="") as file:
+            whole = (line for line in file if line.endswith("\n"))
             return [
                 _numbers(row)
-                for row in csv.DictReader(file, strict=True)
-                if None not in row.values() and int(row["iteration"]) <= last
+                for row in csv.DictReader(whole, strict=True)
+                if int(row["iteration"]) <= last
             ]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path}: expected a table of numbers with a column iteration, "
             f"found something else ({error}). Move it away to go on without."
         ) from error
+
+
+def smoothed(
+    rows: Sequence[dict], column: str, window: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns iterations, and the means of a column's last `window` values.
+
+    Both are empty where there are fewer rows than that.
+
+    Args:
+      rows: see `read_rows`.
+      column: its name.
+      window: how many rows.
+    """
+    if len(rows) < window:
+        return np.empty(0), np.empty(0)
+    x, values = (np.array([r[k] for r in rows]) for k in ("iteration", column))
+    means = np.convolve(values, np.ones(window) / window, "valid")
+    return x[window - 1 :], means
 
 
 def _numbers(row):

@@ -134,14 +134,14 @@ def _run(arguments):
 
 def _report(config, scores):
     """Prints the original's lines, and intervals beside them."""
-    for score in scores:
-        print(f"{score.part.capitalize()} {config.metric}: {score.mean:.6g}")
+    for part, score in scores.items():
+        print(f"{part.capitalize()} {config.metric}: {score.mean:.6g}")
     way = "transductive" if config.transductive else "each query alone"
-    for score in scores:
+    for part, score in scores.items():
         print(
-            f"{score.part}: {score.mean:.4%} ± {score.ci95:.2%}"
+            f"{part}: {score.mean:.4%} ± {score.ci95:.2%}"
             if config.is_classification
-            else f"{score.part}: {score.mean:.4g} ± {score.ci95:.2g}",
+            else f"{part}: {score.mean:.4g} ± {score.ci95:.2g}",
             f"({len(score.values)} tasks, {way})",
         )
     stem = reptile_train.result_stem(config)

@@ -125,12 +125,15 @@ class ReptileConfig(Settings):
         if self.replacement:
             self._check_batch("eval_batch", self.shots)
             if not self.pretrained:
-                self._check_batch("inner_batch", self.training_shots)
+                left = self.training_shots - (self.tail_shots or 0)
+                self._check_batch("inner_batch", left)
 
     def _check_batch(self, batch, shots):
         most = self.support_size(shots)
         if getattr(self, batch) > most:
-            expected = f"at most the {most} examples of a task"
+            tail = batch == "inner_batch" and self.tail_shots is not None
+            left = " that are not its tail" if tail else ""
+            expected = f"at most the {most} examples of a task{left}"
             self.refuse(batch, f"{expected} with --replacement")
 
     def _check_tail(self):

@@ -4,7 +4,6 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +15,6 @@ from maml_tf import (
     checkpoints,
     datasets,
     distribution,
-    evaluation,
     files,
     inner_optimizers,
     legacy,
@@ -33,6 +31,7 @@ from maml_tf import (
     tasks,
 )
 from maml_tf import reptile_explain as explanations
+from maml_tf.evaluation import AdaptationCurve
 from maml_tf.image_classes import PARTS, check_enough
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.run_folder import RunFolder
@@ -42,32 +41,11 @@ WINDOW = 100
 SAVE_INTERVAL = 1000
 ALARM_ROWS = 100
 EVALUATION_GROUP = 20
+SMOOTHED = 50
 RESAMPLE = Image.Resampling.NEAREST  # Pillow's default when it was written
 SINUSOID_PHASES = (0.0, 2 * math.pi)
 SINUSOID_QUERIES = 50
 Sampler = Callable[[tf.Tensor], tuple]
-
-
-class Score(NamedTuple):
-    """How a learner does on the tasks of one part of the classes.
-
-    Attributes:
-      part: "train", "validation" or "test".
-      values: accuracy, or mean squared error, of each task, `[tasks]`.
-    """
-
-    part: str
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """Mean over tasks."""
-        return float(self.values.mean(dtype=np.float64))
-
-    @property
-    def ci95(self) -> float:
-        """Half width of the 95 % interval, 1.96 · std / √tasks."""
-        return float(evaluation.half_width(self.values))
 
 
 def build_network(config: ReptileConfig) -> keras.Model:
@@ -327,7 +305,7 @@ def _logging(run, learner, curves, start):
     yield callbacks.TaskScores(
         start,
         curve,
-        {part: _scored(scorer, sampler) for part, sampler in curves.items()},
+        {part: _scores_at(scorer, sampler) for part, sampler in curves.items()},
         config.eval_interval,
     )
     if config.is_classification:
@@ -336,21 +314,31 @@ def _logging(run, learner, curves, start):
 
 
 def _scorer(config, learner):
-    """Returns the compiled function from tasks to their scores."""
+    """Returns the compiled function from tasks and a draw to their scores."""
     score = metric(config)
     return tf.function(
-        lambda x, y: score(y, learner(x, training=False)), autograph=False
+        lambda x, y, t: score(y, learner(x, training=False, draw=t)),
+        autograph=False,
     )
 
 
-def _scored(scorer, sampler):
+def _scores_at(scorer, sampler):
     """Returns the function from t to the scores of a sampler's tasks."""
     draw = tf.function(sampler, autograph=False)
-    return lambda t: scorer(*draw(tf.constant(t, tf.int64)))
+
+    def scores(t):
+        t = tf.constant(t, tf.int64)
+        return scorer(*draw(t), t)
+
+    return scores
 
 
-def evaluate(config: ReptileConfig) -> list[Score]:
+def evaluate(config: ReptileConfig) -> dict[str, AdaptationCurve]:
     """Scores the latest checkpoint, and writes `evaluation*.csv`.
+
+    Returns:
+      By part of the classes, "train", "validation" or "test", the accuracy or
+      mean squared error of each task after adaptation, `[tasks]`.
 
     Raises:
       checkpoints.CheckpointError: if there is none, or it is of another
@@ -364,25 +352,27 @@ def evaluate(config: ReptileConfig) -> list[Score]:
     files.make_writable(config.folder)
     facts = run_folder.facts_of(config, checkpoint)
     scorer = _scorer(config, learner)
-    scores = [_score(config, scorer, part) for part in parts(config)]
+    scores = {part: _score(config, scorer, part) for part in parts(config)}
     header = "classes", "tasks", "mean", "ci95"
-    rows = [(s.part, len(s.values), s.mean, s.ci95) for s in scores]
+    rows = [(p, len(s.values), s.mean, s.ci95) for p, s in scores.items()]
     files.replace_table(result_stem(config) + ".csv", [header, *rows])
     record = evaluation_facts(config, scores) | facts
     records.write(result_stem(config) + ".json", record)
     return scores
 
 
-def evaluation_facts(config: ReptileConfig, scores: list[Score]) -> dict:
+def evaluation_facts(
+    config: ReptileConfig, scores: dict[str, AdaptationCurve]
+) -> dict:
     """Returns what was measured and how, for `records.write`."""
-    *_, test = scores
+    *_, test = scores.values()
     images = config.is_classification
     return {
         "metric": config.metric,
         "mean": [test.mean],
         "ci95": [test.ci95],
         "steps": [config.eval_steps],
-        "parts": {score.part: [score.mean, score.ci95] for score in scores},
+        "parts": {part: [s.mean, s.ci95] for part, s in scores.items()},
         "tasks": len(test.values),
         "shots": config.shots,
         "queries": 1 if images else SINUSOID_QUERIES,
@@ -445,17 +435,13 @@ def _score(config, scorer, part):
     print(f"Evaluating: {config.eval_tasks:,} tasks, {part}", flush=True)
     groups = math.ceil(config.eval_tasks / EVALUATION_GROUP)
     sampler = evaluation_tasks(config, part, EVALUATION_GROUP, 2)
-    scores = _scored(scorer, sampler)
-    show = files.on_terminal()
-    bar = (
-        keras.utils.Progbar(groups, unit_name=f"{part} group") if show else None
-    )
+    scores = _scores_at(scorer, sampler)
+    show = callbacks.bar(groups, f"{part} group")
     values = []
     for t in range(groups):
         values.append(scores(t).numpy())
-        if bar:
-            bar.update(t + 1)
-    return Score(part, np.concatenate(values)[: config.eval_tasks])
+        show(t + 1)
+    return AdaptationCurve(np.concatenate(values)[: config.eval_tasks])
 
 
 def result_stem(config: ReptileConfig) -> str:
@@ -464,21 +450,18 @@ def result_stem(config: ReptileConfig) -> str:
     return os.path.join(config.folder, f"evaluation{way}")
 
 
-def smooth_curves(config: ReptileConfig, window: int = 50) -> dict:
+def smooth_curves(config: ReptileConfig) -> dict:
     """Returns the curves of training for `plots.plot_training`, by part.
 
-    Single tasks are noisy: each value is the mean of up to `window` scores.
-    There are none where the folder has no scores, of an imported checkpoint.
+    Single tasks are noisy: each value is the mean of up to 50 scores. There
+    are none of an imported checkpoint, or where the folder has no scores.
     """
+    if _imports(config):
+        return {}
     rows = logs.read_rows(os.path.join(config.folder, "curve.csv"))
-    window = min(window, len(rows))
-    iterations = np.array([row["iteration"] for row in rows])
-    weights = np.ones(window) / max(window, 1)
+    window = min(SMOOTHED, len(rows))
     return {
-        part: (
-            iterations[window - 1 :],
-            np.convolve([row[part] for row in rows], weights, "valid"),
-        )
+        part: logs.smoothed(rows, part, window)
         for part in curve_parts(config)
         if rows
     }

@@ -98,6 +98,7 @@ REPTILE_FLAGS = """
 --inner-iters=1 --foml --foml-tail=1 | at least 2 with --foml-tail, got 1
 --eval-batch=26 --replacement | at most the 25 examples of a task, got 26
 --inner-batch=9 --replacement --shots=1 --train-shots=1 | at most the 5 ex
+--inner-batch=16 --replacement --foml --foml-tail=2 --shots=5 | at most the 15
 --image-size=15 | an integer of at least 16, got 15
 --image-channels=2 | one of 1, 3, got 2
 --engine=none | one of auto, stacked, looped, got 'none'

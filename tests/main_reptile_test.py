@@ -286,7 +286,9 @@ def test_legacy_checkpoints_go_out_and_in(images, tmp_path, capsys):
     capsys.readouterr()
     assert run(second, *line, "--pretrained", "--plot") == 0
     assert f"No curve of training: {second}" in capsys.readouterr().out
-    assert not list(second.glob("*.png"))
+    assert run(first, *line, "--pretrained", "--plot") == 0
+    assert f"No curve of training: {first}" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*/*.png"))
     assert run(second, *line, "--meta-iters=5") == 0
     assert f"Imported: {prefix}, of step 3" in capsys.readouterr().out
     assert {p.stem for p in second.glob("model*")} == {"model3", "model5"}

@@ -254,10 +254,16 @@ def test_the_figure_of_one_goal_is_another_file(tmp_path):
     assert (tmp_path / "methods.png").read_text() == "of all goals"
 
 
-def test_curves_of_a_table_without_rows_are_empty(tmp_path):
-    (tmp_path / "training.csv").write_text("iteration,return\n")
-    curves = train.training_curves(config(f"--logdir={tmp_path}"))
-    assert [len(part) for part in curves["before"]] == [0, 0]
+@pytest.mark.parametrize("half", ["", "2", "2,0.5", "2,0.5,"])
+def test_half_a_row_is_none_of_the_curves(half, tmp_path):
+    table = tmp_path / "training.csv"
+    of_run = config(f"--logdir={tmp_path}")
+    table.write_text(f"iteration,return,return_after\n{half}")
+    assert train.training_curves(of_run) == {}
+    table.write_text(f"iteration,return,return_after\n1,-3,-2\n{half}")
+    curves = train.training_curves(of_run)
+    found = {k: [part.tolist() for part in c] for k, c in curves.items()}
+    assert found == {"before": [[1], [-3]], "after adaptation": [[1], [-2]]}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maml_tf import main_rl
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
 
@@ -181,25 +182,59 @@ def test_other_deviations_are_other_records(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "result", "curve"),
+    ("name", "result", "curve", "of_test", "is_of_it"),
     [
-        ("reptile_g3", "evaluation.json", "curve.csv"),
-        ("omniglot_5way_1shot", "test_ubs1.json", "validation.csv"),
+        ("reptile_g3", "evaluation.json", "curve.csv", {}, True),
+        (
+            "reptile_g3",
+            "evaluation.json",
+            "curve.csv",
+            {"transductive": True},
+            False,
+        ),
+        ("omniglot_5way_1shot", "test_ubs1.json", "validation.csv", {}, True),
     ],
 )
-def test_the_curve_of_a_training_is_taken_too(
-    name, result, curve, tmp_path, monkeypatch
+def test_the_curve_of_a_training_is_taken_too_if_it_is_of_the_test(
+    name, result, curve, of_test, is_of_it, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(published, "RECORDS", tmp_path / "records")
-    run = tmp_path / "run"
+    run, scored = tmp_path / "run", {"transductive": False, "eval_steps": 5}
     run.mkdir()
     found = {"shots": 1, "settings": None, "iterations": 1, "seed": 0}
+    found["test_settings"] = {**scored, **of_test}
     (run / result).write_text(json.dumps(found))
+    (run / "config.json").write_text(json.dumps(scored))
     (run / curve).write_text("iteration,train,test\n1,0.2,0.4\n")
     [file] = collect.collect(name, run, since=0)
     taken = json.loads((tmp_path / "records" / file).read_text())
-    copy = tmp_path / taken["curve"]
-    assert copy.read_bytes() == (run / curve).read_bytes()
+    assert ("curve" in taken) == is_of_it
+    if is_of_it:
+        copy = tmp_path / taken["curve"]
+        assert copy.read_bytes() == (run / curve).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "expected"),
+    [
+        ("rl_cheetah_dir", "maml_trpo", 100),
+        ("rl_cheetah_dir", "pretrain", 1000),
+        ("rl_ant_vel", "maml_trpo", 375),
+        ("rl_ant_vel", "oracle", 1000),
+        ("rl_nav2d", "pretrain", 100),
+        ("omniglot_5way_1shot", "", 60_000),
+        ("quickstart", "maml", 70_000),
+    ],
+)
+def test_iterations_published_are_those_of_the_method(name, part, expected):
+    flagfile = published.by_name()[name][0].flagfile
+    found = collect.published_iterations(name, flagfile, part)
+    assert found == expected
+    if name.startswith("rl_"):
+        path = published.ROOT / "flags" / flagfile
+        line = f"--flagfile={path}", f"--algo={part}"
+        config = main_rl.config_from_flags(main_rl.PROGRAM.parse(line))
+        assert config.meta_iterations == expected
 
 
 OTHERS = {
@@ -365,8 +400,8 @@ def test_what_is_no_record_is_named(text, fault, tmp_path):
 
 @pytest.mark.parametrize("length", [1, 49, 79, 80])
 def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
-    rows = [f"{i},0.5,0.25" for i in range(length)]
-    (tmp_path / "x.csv").write_text("\n".join(["iteration,train,test", *rows]))
+    rows = [f"{i},0.5,0.25\n" for i in range(length)]
+    (tmp_path / "x.csv").write_text("iteration,train,test\n" + "".join(rows))
     found = [
         {**of(length), "experiment": name, "curve": "x.csv", "mean": [0.25]}
         for name in (*figures.COMBINATIONS, figures.REPTILE)

@@ -182,8 +182,13 @@ def test_an_evaluation_of_reptile_has_a_stream_of_its_own(monkeypatch):
 
     monkeypatch.setattr(reptile_train, "evaluation_tasks", evaluation_tasks)
     config = ReptileConfig("sinusoid", eval_tasks=1)
-    reptile_train._score(config, lambda x, y: x, "test")
+    reptile_train._score(config, lambda x, y, t: x, "test")
     assert streams == [2]
+
+
+def test_meta_batches_of_a_test_of_reptile_have_draws_of_their_own():
+    draws = reptile_train._scores_at(lambda x, y, t: t, lambda t: (t, t))
+    assert [int(draws(t)) for t in range(3)] == [0, 1, 2]
 
 
 def test_reptile_rotates_in_training_alone(drawn):

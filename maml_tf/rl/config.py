@@ -37,7 +37,11 @@ _PLAIN = {
 }
 ORIGINAL = {
     "nav2d": {},
-    "cheetah_dir": {**_LOCOMOTION, "trust_region": 0.02},
+    "cheetah_dir": {
+        **_LOCOMOTION,
+        "trust_region": 0.02,
+        "meta_iterations": 100,
+    },
     "cheetah_vel": {**_LOCOMOTION, "meta_iterations": 475},
     "ant_dir": {
         **_LOCOMOTION,

@@ -1,6 +1,5 @@
 """Runs one reinforcement-learning configuration: trains and evaluates."""
 
-import csv
 import dataclasses
 import os
 import sys
@@ -16,6 +15,7 @@ from maml_tf import (
     cores,
     distribution,
     files,
+    logs,
     plots,
     provenance,
     records,
@@ -251,9 +251,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     files.make_writable(config.folder)
     facts = _facts_of_run(config, checkpoint)
     rates = [] if config.is_oracle else config.test_rates
-    bar = None
-    if files.on_terminal():
-        bar = keras.utils.Progbar(len(rates) + 1, unit_name="update")
+    show = callbacks.bar(len(rates) + 1, "update")
     found = evaluation.evaluate(
         learner,
         test_tasks(config, learner.environment),
@@ -261,7 +259,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
         trajectories=config.test_trajectories,
         transitions=config.test_transitions,
         seed=config.seed,
-        show=bar and (lambda u: bar.update(u + 1)),
+        show=lambda u: show(u + 1),
     )
     write_curve(found.curve, result_stem(config))
     record = evaluation_facts(config, found) | facts
@@ -341,9 +339,9 @@ def methods(
 def draw(config: RLConfig, found: evaluation.Evaluation) -> list[str]:
     """Draws the curves of training and the trajectories; returns the paths."""
     paths = []
-    if config.algo != "random":
+    if config.algo != "random" and (curves := training_curves(config)):
         paths.append(os.path.join(config.folder, "training.png"))
-        plots.plot_training(training_curves(config), paths[0], "return")
+        plots.plot_training(curves, paths[0], "return")
     if config.env == "nav2d":
         tasks_shown = test_tasks(config, Navigation())[:PICTURED]
         rounds = [
@@ -378,14 +376,10 @@ def draw_methods(config: RLConfig, curves: dict) -> str:
 
 def training_curves(config: RLConfig) -> dict:
     """Returns returns over training for `plots.plot_training`."""
-    path = os.path.join(config.folder, "training.csv")
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    iterations = np.array([int(row["iteration"]) for row in rows])
+    rows = logs.read_rows(os.path.join(config.folder, "training.csv"))
     labels = {"return": "before", "return_after": "after adaptation"}
     return {
-        label: (iterations, np.array([float(row[name]) for row in rows]))
+        label: logs.smoothed(rows, name, 1)
         for name, label in labels.items()
-        if name in reader.fieldnames
+        if rows and name in rows[0]
     }
