@@ -28,8 +28,6 @@ FLOAT, STRING = flags.DEFINE_float, flags.DEFINE_string
 
 PATHS = ("logdir", "folder", "import_checkpoint")
 """Fields that are paths, but for those of data."""
-COMMENT = re.compile("#|//")
-"""How a line of a file of flags begins that is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +168,7 @@ def _lines(path, within):
             f"--flagfile={path}: expected a text file of flags, found that it "
             f"cannot be read ({error})."
         ) from error
-    return [line for line in lines if line and not COMMENT.match(line)]
+    return [w for w in lines if w and not w.startswith(("#", "//"))]
 
 
 def _underscored(word):

@@ -17,6 +17,7 @@ from maml_tf import (
     train,
 )
 from maml_tf.config import EVALUATION_TASKS, Config
+from maml_tf.explain import task_words
 from maml_tf.image_classes import check_enough
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
@@ -220,12 +221,8 @@ def _require_alike(a, b):
 
 
 def _words(config, count, classes):
-    if not config.is_classification:
-        return f"{count}, sinusoids, {config.shots}-shot"
-    return (
-        f"{count}, {config.datasource}, {config.ways}-way "
-        f"{config.shots}-shot, {classes}"
-    )
+    parts = str(count), task_words(config), classes
+    return ", ".join(parts if config.is_classification else parts[:2])
 
 
 def _common_tasks(config, count, *runs):

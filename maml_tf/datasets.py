@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from maml_tf import mini_imagenet, omniglot
+from maml_tf import omniglot
 from maml_tf.cache import DataError
 from maml_tf.class_folders import load_class_folders
 from maml_tf.image_classes import PARTS
@@ -34,10 +34,7 @@ def load_photos(
     if config.datasource == "folder":
         size = Format(config.image_size, config.image_channels, resample)
         return load_class_folders(part=part, image_format=size, **where)
-    expected = mini_imagenet.IMAGES
-    return load_mini_imagenet(
-        part=part, images_per_class=expected, resample=resample, **where
-    )
+    return load_mini_imagenet(part=part, resample=resample, **where)
 
 
 def check(

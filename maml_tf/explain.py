@@ -76,11 +76,16 @@ def explain(
     )
 
 
-def _data(config):
+def task_words(config) -> str:
+    """Returns what a task is, of any program's settings."""
     if not config.is_classification:
-        task = " with amplitude and phase as inputs" * config.is_oracle
-        return f"sinusoid, {config.shots}-shot regression{task}"
+        return f"sinusoid, {config.shots}-shot regression"
     return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
+
+
+def _data(config):
+    inputs = " with amplitude and phase as inputs" * config.is_oracle
+    return task_words(config) + inputs
 
 
 def _scales(config):

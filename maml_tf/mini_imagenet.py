@@ -66,7 +66,6 @@ def load_mini_imagenet(
     part: str,
     cache_dir: str | os.PathLike[str] | None = None,
     *,
-    images_per_class: int = IMAGES,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Packed:
     """Loads one part of mini-ImageNet, from the cache if it was packed before.
@@ -83,7 +82,6 @@ def load_mini_imagenet(
       data_dir: a folder or an archive.
       part: "train", "validation" or "test".
       cache_dir: see `maml_tf.cache.cached`; the training part takes 0.8 GB.
-      images_per_class: of a complete data set.
       resample: the filter.
 
     Raises:
@@ -94,12 +92,12 @@ def load_mini_imagenet(
 
     def find():
         found = find_form(root, part)
-        _check_complete(found, root, part, images_per_class)
+        _check_complete(found, root, part, IMAGES)
         return found
 
     image_format = Format(SIZE, 3, resample)
     name = f"mini_imagenet_{part}_{resample.name.lower()}"
-    settings = part, images_per_class
+    settings = part, IMAGES
     result = packed(cache_dir, name, root, settings, image_format, find)
     if result.form == _OF_TFDS:
         _log.info("No mini-ImageNet in %s: %s is taken", root, _OF_TFDS)

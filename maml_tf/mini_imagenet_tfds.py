@@ -50,9 +50,7 @@ class MiniImagenet(tfds.core.GeneratorBasedBuilder):
         return {part: self._generate_examples(folder, part) for part in PARTS}
 
     def _generate_examples(self, folder, part):
-        data = mini_imagenet.load_mini_imagenet(
-            folder, part, images_per_class=mini_imagenet.IMAGES
-        ).data
+        data = mini_imagenet.load_mini_imagenet(folder, part).data
         images = iter(data.images)
         for label, files in zip(data.names, data.files, strict=True):
             for file in files:

@@ -459,7 +459,7 @@ class FOML(Reptile):
             groups = [batches[:, :-1], batches[:, -1:]]
         else:
             groups = self._draw_tailed(y)
-        return groups[self.inner_steps == 1 :]
+        return groups if self.inner_steps > 1 else groups[1:]
 
     def _draw_tailed(self, y):
         ways = self.network.output_shape[-1]

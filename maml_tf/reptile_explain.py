@@ -2,7 +2,7 @@
 
 import keras
 
-from maml_tf.explain import devices, precision
+from maml_tf.explain import devices, precision, task_words
 from maml_tf.reptile_config import ReptileConfig
 
 
@@ -12,7 +12,7 @@ def header(config: ReptileConfig, network: keras.Model) -> str:
     optimizer = "SGD" if config.sgd else "Adam with β₁ = 0,"
     return "\n".join(
         [
-            f"data       {_data(config)}",
+            f"data       {task_words(config)}",
             f"network    {network.name}, {network.count_params():,} parameters",
             f"inner loop {config.inner_steps} step(s) of {optimizer} "
             f"{config.inner_lr} on mini-batches of {config.inner_batch}",
@@ -55,12 +55,6 @@ def _batch_norm(config):
             "Batch norm: statistics of the very batch that is passed; γ and β "
             "adapt like all parameters."
         )
-
-
-def _data(config):
-    if not config.is_classification:
-        return f"sinusoid, {config.shots}-shot regression"
-    return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
 
 
 def _training_sets(config):

@@ -50,9 +50,7 @@ Sampler = Callable[[tf.Tensor], tuple]
 
 def build_network(config: ReptileConfig) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
+    distribution.seed(config)
     with models.dtype_policy(config.dtype_policy):
         return _network(config)
 

@@ -43,9 +43,7 @@ PHASES = {"pretrain": JointTraining, "meta": MAML}
 
 def build_network(config: Config) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
+    distribution.seed(config)
     with models.dtype_policy(config.dtype_policy):
         return _network(config)
 
@@ -121,7 +119,9 @@ def _jit_compile(config):
         return False
     if config.jit_compile != "auto":
         return config.jit_compile == "true"
-    return not (config.is_classification or config.deterministic) or "auto"
+    if config.is_classification or config.deterministic:
+        return "auto"
+    return True
 
 
 def training_tasks(config: Config) -> samplers.Sampler:
@@ -207,8 +207,8 @@ def image_classes(config, part):
     return data, np.arange(len(data.names))
 
 
-def train(config: Config) -> str:
-    """Trains, or continues to train, and returns the log folder.
+def train(config: Config) -> None:
+    """Trains, or continues to train, in the log folder.
 
     Pretraining comes first, then meta-training, each with its own Adam.
 
@@ -236,7 +236,6 @@ def train(config: Config) -> str:
         distribution.require_same(strategy, 0)
         _train(run, data, learner)
     distribution.leave(config)
-    return config.folder
 
 
 def _train(run, data, learner):

@@ -13,6 +13,7 @@ import mini_imagenet_files as forms
 import numpy as np
 import pytest
 import tensorflow as tf
+from contents import Runs, npz
 from refused_lines import check_refused
 from snapshots import check_error
 
@@ -132,9 +133,9 @@ def mini_images(folder, names=NAMES):
 
 
 def load_mini(home):
-    return mini_imagenet.load_mini_imagenet(
-        "data", "validation", "cache", images_per_class=forms.IMAGES
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_imagenet, "IMAGES", forms.IMAGES)
+        return mini_imagenet.load_mini_imagenet("data", "validation", "cache")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -151,16 +152,6 @@ def test_tables_of_mini_imagenet(name, home):
 
 
 # mini-ImageNet's pickles
-
-
-class Runs:
-    """What runs a function as it is read."""
-
-    def __init__(self, function, *arguments):
-        self.what = function, arguments
-
-    def __reduce__(self):
-        return self.what
 
 
 def content_of(**changes):
@@ -518,12 +509,6 @@ def oracle(tmp_path_factory):
 RUN = "logs/cls_5.mbs_25.ubs_5.numstep1.updatelr0.001nonorm"
 
 
-def npz(**arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
 def npy(array):
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
@@ -546,15 +531,21 @@ CHECKPOINTS = {
     "a pickle": (lambda c: pickle.dumps({"a": 1}), "a damaged file"),
     "code": (lambda c: pickle.dumps(Runs(os.mkdir, MADE)), "a damaged file"),
     "code in an array": (
-        lambda c: npz(checksum=np.array([Runs(os.mkdir, MADE)], object)),
+        lambda c: npz({"checksum": np.array([Runs(os.mkdir, MADE)], object)}),
         "a damaged file",
     ),
     "an array": (lambda c: npy(np.zeros(3)), "a damaged file"),
-    "no arrays": (lambda c: npz(), "a damaged file (KeyError"),
-    "other arrays": (lambda c: npz(w=np.zeros(3)), "a damaged file (KeyError"),
-    "a checksum alone": (lambda c: npz(checksum=""), "content was changed"),
+    "no arrays": (lambda c: npz({}), "a damaged file (KeyError"),
+    "other arrays": (
+        lambda c: npz({"w": np.zeros(3)}),
+        "a damaged file (KeyError",
+    ),
+    "a checksum alone": (
+        lambda c: npz({"checksum": ""}),
+        "content was changed",
+    ),
     "a checksum of numbers": (
-        lambda c: npz(checksum=np.zeros(3)),
+        lambda c: npz({"checksum": np.zeros(3)}),
         "content was changed",
     ),
 }

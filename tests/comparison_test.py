@@ -51,7 +51,7 @@ def test_a_run_equals_itself(runs, tmp_path):
 def test_prints_the_paired_difference(runs, capsys):
     assert run("--compare", *runs, "--test_tasks=16") == 0
     out = capsys.readouterr().out
-    assert "mean squared error: 16 tasks, sinusoids, 5-shot" in out
+    assert "mean squared error: 16 tasks, sinusoid, 5-shot regression" in out
     assert "A − B, paired" in out
     assert "step 10" in out
 

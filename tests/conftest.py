@@ -65,17 +65,22 @@ def real_data():
 
 
 @pytest.fixture
-def home(monkeypatch, tmp_path):
-    """Returns an empty current folder; what is used by default is beside it.
-
-    There is no network, and the flags are as before in the end.
-    """
+def no_network(monkeypatch):
+    """Nothing can be downloaded."""
     from maml_tf import omniglot
 
-    def no_network():
+    def fail():
         raise OSError("no network")
 
-    monkeypatch.setattr(omniglot, "_tfds_rows", no_network)
+    monkeypatch.setattr(omniglot, "_tfds_rows", fail)
+
+
+@pytest.fixture
+def home(no_network, monkeypatch, tmp_path):
+    """Returns an empty current folder; what is used by default is beside it.
+
+    There is no network.
+    """
     for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     (tmp_path / "work").mkdir()

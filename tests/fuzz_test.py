@@ -3,13 +3,13 @@
 FUZZ_EXAMPLES=20000 ./run_tests.sh tests/fuzz_test.py tries so many others.
 """
 
-import io
 import os
 
 import hypothesis
 import numpy as np
 import pytest
 from command_lines import flags_of
+from contents import npz
 from hypothesis import strategies as st
 
 from maml_tf import checkpoints, main, main_reptile, main_rl, mini_imagenet
@@ -146,12 +146,6 @@ def test_flagfiles(program, data, tmp_path, monkeypatch):
 
 
 # Checkpoints
-
-
-def npz(arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 WHOLE = npz({"network/0": np.ones(3), "phase": "meta", "checksum": "0"})

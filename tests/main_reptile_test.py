@@ -1,11 +1,11 @@
 """`reptile-tf`: the original's commands, resuming, and wrong input."""
 
-import csv
 import json
 import shlex
 
 import numpy as np
 import pytest
+from contents import rows
 
 from maml_tf import checkpoints, main_reptile, omniglot, reptile_train
 from maml_tf.cache import DataError
@@ -74,11 +74,6 @@ def images(monkeypatch):
 
 def run(folder, *arguments):
     return main_reptile.main([*arguments, f"--checkpoint={folder}"])
-
-
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # One of each data set and study; the others differ in numbers.

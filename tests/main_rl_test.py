@@ -1,6 +1,5 @@
 """`maml-rl-tf`: training, resuming, evaluation, pictures, and wrong input."""
 
-import csv
 import json
 import shutil
 import sys
@@ -8,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from contents import rows
 from PIL import Image
 from refused_lines import check_refused
 
@@ -48,11 +48,6 @@ def trained(whole, tmp_path):
 
 def config(*arguments):
     return main_rl.config_from_flags(main_rl.PROGRAM.parse(list(arguments)))
-
-
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ from maml_tf import (
     checkpoints,
     main,
     main_quickstart,
-    omniglot,
     records,
     train,
 )
@@ -56,14 +55,6 @@ def _signals():
 def often(monkeypatch):
     """Saves every 100 iterations."""
     monkeypatch.setattr(train, "SAVE_INTERVAL", 100)
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def fail():
-        raise OSError("no network")
-
-    monkeypatch.setattr(omniglot, "_tfds_rows", fail)
 
 
 def config(*arguments):

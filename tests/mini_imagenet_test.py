@@ -34,11 +34,7 @@ def folder(tmp_path):
 
 def load(data_dir, part="validation", **options):
     return mini_imagenet.load_mini_imagenet(
-        data_dir,
-        part,
-        data_dir.parent / "cache",
-        images_per_class=forms.IMAGES,
-        **options,
+        data_dir, part, data_dir.parent / "cache", **options
     )
 
 
@@ -139,12 +135,12 @@ def test_pickles_of_every_protocol(protocol, folder):
 def test_cache_is_used_until_a_file_changes(folder, monkeypatch):
     forms.tree(folder)
     first = load(folder.parent)
-    monkeypatch.setattr(mini_imagenet, "find_form", None)
-    again = load(folder.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(mini_imagenet, "find_form", None)
+        again = load(folder.parent)
     assert isinstance(again.data.images, np.memmap)
     np.testing.assert_array_equal(again.data.images, first.data.images)
     assert (again.form, again.data[1:]) == (first.form, first.data[1:])
-    monkeypatch.undo()
     name = mini_imagenet.class_list("validation")[0]
     path = min((folder / "val" / name).iterdir())
     path.write_bytes(forms.photo(name, 77))

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from contents import Runs
 
 from maml_tf import pickles
 
@@ -50,14 +51,6 @@ def test_reads_what_python_2_wrote():
     (key, value), *rest = loaded(PYTHON_2).items()
     assert key == b"d" and not rest
     np.testing.assert_array_equal(value, np.array([0, 1, 255], np.uint8))
-
-
-class Runs:
-    def __init__(self, function, *arguments):
-        self.what = function, arguments
-
-    def __reduce__(self):
-        return self.what
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -32,14 +32,10 @@ def collect(
     horizon = noise.shape[-2]
     noise = tf.transpose(noise, [2, 0, 1, 3])
     dtype = noise.dtype
+    sizes = [environment.observation_size], [environment.action_size], [], []
     records = [
         tf.TensorArray(dtype, horizon, element_shape=[*tasks.shape[:2], *size])
-        for size in (
-            [environment.observation_size],
-            [environment.action_size],
-            [],
-            [],
-        )
+        for size in sizes
     ]
 
     def body(t, states, alive, records):
@@ -63,10 +59,9 @@ def collect(
         ),
         maximum_iterations=horizon,
     )
-    observations, actions, rewards, mask = (r.stack() for r in records)
-    return Trajectories(
-        tf.transpose(observations, [1, 2, 0, 3]),
-        tf.transpose(actions, [1, 2, 0, 3]),
-        tf.transpose(rewards, [1, 2, 0]),
-        tf.transpose(mask, [1, 2, 0]),
-    )
+    return Trajectories(*(_by_trajectory(r.stack()) for r in records))
+
+
+def _by_trajectory(steps):
+    """Returns `[T, K, H, …]` of `[H, T, K, …]`."""
+    return tf.transpose(steps, [1, 2, 0, *range(3, len(steps.shape))])

@@ -68,9 +68,7 @@ def build_environment(config: RLConfig):
 
 def build_network(config: RLConfig, environment) -> keras.Model:
     """Returns the policy with initial values drawn from the seed."""
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
+    distribution.seed(config)
     return policies.gaussian_mlp(
         environment.observation_size,
         environment.action_size,
