@@ -5,7 +5,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from maml_tf import engines, functional, losses, replicas
+from maml_tf import compiled, engines, functional, replicas
 from maml_tf.replicas import Replicated
 from maml_tf.seeds import updates
 
@@ -24,8 +24,8 @@ class Learner(Replicated):
 
     block = 1
 
-    evaluate = losses.naming_labels(Replicated.evaluate)
-    predict = losses.naming_labels(Replicated.predict)
+    evaluate = compiled.naming_labels(Replicated.evaluate)
+    predict = compiled.naming_labels(Replicated.predict)
 
     def __init__(self, name: str | None = None):
         super().__init__(name=name, dtype=keras.config.floatx())
@@ -50,7 +50,7 @@ class Learner(Replicated):
             if getattr(self, f"{kind}_function") is not None:
                 getattr(self, f"make_{kind}_function")(force=True)
 
-    @losses.naming_labels
+    @compiled.naming_labels
     def fit(self, *args, **options):
         """Trains as Keras does; tasks have no class that could weigh more."""
         return _without_class_weight(super().fit, args, options)
@@ -69,10 +69,12 @@ class Learner(Replicated):
     ):
         """Returns the compiled loss, or without one the mean inner loss."""
         if self.loss is None:
-            return losses.uncompiled(self.inner_loss, y, y_pred, sample_weight)
+            return compiled.uncompiled(
+                self.inner_loss, y, y_pred, sample_weight
+            )
         if replicas.count() > 1:
-            losses.require_means(self.loss, y, y_pred, losses.ON_REPLICAS)
-        weight = losses.of_tasks(sample_weight, self.loss, y, y_pred)
+            compiled.require_means(self.loss, y, y_pred, compiled.ON_REPLICAS)
+        weight = compiled.of_tasks(sample_weight, self.loss, y, y_pred)
         return super().compute_loss(x, y, y_pred, weight, training)
 
     def adapt_and_predict(self, support_x, support_y, query_x):
@@ -95,8 +97,8 @@ class Learner(Replicated):
 
     def _seed(self, training, draw=0):
         """Returns a seed `[2]`, another for each meta-update or draw."""
-        compiled = training and self.optimizer is not None
-        update = updates(self.optimizer) if compiled else -1 - draw
+        trains = training and self.optimizer is not None
+        update = updates(self.optimizer) if trains else -1 - draw
         return tf.stack(
             [tf.cast(part, tf.int64) for part in (self.seed, update)]
         )

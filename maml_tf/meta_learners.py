@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf import (
+    compiled,
     cores,
     engines,
     functional,
@@ -340,7 +341,7 @@ class MAML(Learner):
             terms, predictions = self._differentiate(data, predict, seeds)
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             compared = self.objective(x, y, predictions)
-            losses.require_means(self.loss, *compared)
+            compiled.require_means(self.loss, *compared)
             sums = _map(tf.add, sums, terms)
             stored = _map(lambda s, p: s.write(i, p), stored, predictions)
             return i + 1, sums, stored
@@ -513,7 +514,7 @@ class MAML(Learner):
         y, y_pred = self.objective(x, y, y_pred)
         found = super().compute_metrics(x, y, y_pred, sample_weight)
         # Keras makes them when it first sees what they compare.
-        losses.require_weighable(self._weighted_metrics(), sample_weight)
+        compiled.require_weighable(self._weighted_metrics(), sample_weight)
         return found
 
     def _weighted_metrics(self):
@@ -579,7 +580,7 @@ class JointTraining(MAML):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Returns what `MAML` does; weights of queries are none of support."""
-        losses.require_of_tasks(sample_weight)
+        compiled.require_of_tasks(sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def penalty(self, predictions):

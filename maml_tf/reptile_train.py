@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maml_tf import (
+    alarms,
     callbacks,
     checkpoints,
     datasets,
@@ -233,7 +234,7 @@ def train(config: ReptileConfig) -> None:
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       files.BusyError: if another process trains in the folder.
       settings.ConfigError: if a setting is not what the checkpoint needs.
-      callbacks.NonFiniteError: if the loss is not finite any more.
+      alarms.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
     strategy = distribution.strategy(config)
@@ -276,7 +277,7 @@ def _fit(run, learner, data, curves, start):
     save_interval = callbacks.thinned(SAVE_INTERVAL, end)
     batches = tasks.meta_batches(data, start).take(end - start)
     others = [
-        callbacks.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
+        alarms.NonFiniteGuard(start, data, "--learning-rate or --meta-step"),
         *_logging(run, learner, curves, start),
         *callbacks.keepers(run, learner, PHASE, start, save_interval),
     ]
@@ -307,8 +308,8 @@ def _logging(run, learner, curves, start):
         config.eval_interval,
     )
     if config.is_classification:
-        faults = [callbacks.at_chance("train", config.ways)]
-        yield callbacks.Alarm(start, curve, ALARM_ROWS, faults)
+        faults = [alarms.at_chance("train", config.ways)]
+        yield alarms.Alarm(start, curve, ALARM_ROWS, faults)
 
 
 def _scorer(config, learner):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import (
+    alarms,
     callbacks,
     checkpoints,
     datasets,
@@ -217,7 +218,7 @@ def train(config: Config) -> None:
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       files.BusyError: if another process trains in the folder.
       settings.ConfigError: if a setting is not what the checkpoint needs.
-      callbacks.NonFiniteError: if the loss is not finite any more.
+      alarms.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
     strategy = distribution.strategy(config)
@@ -310,7 +311,7 @@ def _fit(run, learner, training, validation, phase, start, end):
         data = data.batch(learner.block).prefetch(tf.data.AUTOTUNE)
     save_interval = callbacks.thinned(SAVE_INTERVAL, sum(run.config.phases))
     others = [
-        callbacks.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
+        alarms.NonFiniteGuard(start, training, "--update_lr or --meta_lr"),
         *_logging(run, learner, training, validation, phase, start),
         *callbacks.keepers(run, learner, phase, start, save_interval),
     ]
@@ -345,10 +346,10 @@ def _logging(run, learner, training, validation, phase, start):
         print_interval=thinned(100, 1000),
     )
     if phase == "meta":
-        faults = [callbacks.worsens("pre_loss", "post_loss")]
+        faults = [alarms.worsens("pre_loss", "post_loss")]
         if config.is_classification:
-            faults.append(callbacks.at_chance("post_accuracy", config.ways))
-        yield callbacks.Alarm(start, training_table, ALARM_ROWS, faults)
+            faults.append(alarms.at_chance("post_accuracy", config.ways))
+        yield alarms.Alarm(start, training_table, ALARM_ROWS, faults)
     interval = thinned(500, 1000)
     yield callbacks.Curve(
         start,

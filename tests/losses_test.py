@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import losses
+from maml_tf import compiled, losses
 
 # Two classes. Logits (log 3, 0) are probabilities (3/4, 1/4).
 SURE = [np.log(3.0), 0.0]
@@ -147,7 +147,7 @@ def test_a_task_weight_counts_once_where_weights_are_divided_by():
         loss = keras.losses.SparseCategoricalCrossentropy(
             from_logits=True, reduction=reduction
         )
-        weight = losses.of_tasks(tf.ones([2]), loss, y, prediction)
+        weight = compiled.of_tasks(tf.ones([2]), loss, y, prediction)
         expected = loss(y, prediction)
         actual = loss(y, prediction, weight)
         np.testing.assert_allclose(actual, expected, rtol=1e-6)

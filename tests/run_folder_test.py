@@ -20,6 +20,7 @@ from command_lines import run
 from snapshots import snapshot
 
 from maml_tf import (
+    alarms,
     callbacks,
     checkpoints,
     command_line,
@@ -514,8 +515,8 @@ def table(tmp_path, rows):
     return made
 
 
-def alarms(capsys, made, fault, rows=3):
-    alarm = callbacks.Alarm(0, made, rows, [fault])
+def printed_by(capsys, made, fault, rows=3):
+    alarm = alarms.Alarm(0, made, rows, [fault])
     for _ in range(2):
         alarm.on_iteration(100 * len(made))
     return capsys.readouterr().out
@@ -523,16 +524,16 @@ def alarms(capsys, made, fault, rows=3):
 
 def test_alarm_at_chance_level(tmp_path, capsys):
     made = table(tmp_path, [{"accuracy": v} for v in (0.9, 0.2, 0.21, 0.2)])
-    said = alarms(capsys, made, callbacks.at_chance("accuracy", 5))
+    said = printed_by(capsys, made, alarms.at_chance("accuracy", 5))
     assert said.count("Alarm at iteration 400: accuracy is 20.3%") == 1
-    assert alarms(capsys, made, callbacks.at_chance("accuracy", 20)) == ""
-    assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 4) == ""
-    assert alarms(capsys, made, callbacks.at_chance("accuracy", 5), 5) == ""
+    assert printed_by(capsys, made, alarms.at_chance("accuracy", 20)) == ""
+    assert printed_by(capsys, made, alarms.at_chance("accuracy", 5), 4) == ""
+    assert printed_by(capsys, made, alarms.at_chance("accuracy", 5), 5) == ""
 
 
 def test_an_alarm_is_raised_once(tmp_path, capsys):
     made = table(tmp_path, [{"accuracy": 0.2}] * 4)
-    alarm = callbacks.Alarm(0, made, 3, [callbacks.at_chance("accuracy", 5)])
+    alarm = alarms.Alarm(0, made, 3, [alarms.at_chance("accuracy", 5)])
     for number in (4, 5, 6):
         alarm.on_iteration(100 * number)
         made.append(100 * (number + 1), {"accuracy": 0.2})
@@ -542,11 +543,11 @@ def test_an_alarm_is_raised_once(tmp_path, capsys):
 def test_alarm_where_adaptation_harms(tmp_path, capsys):
     losses = [(1.0, 0.5), (1.0, 1.5), (1.0, 2.5), (1.0, 3.5)]
     rows = [{"before": b, "after": a} for b, a in losses]
-    fault = callbacks.worsens("before", "after")
+    fault = alarms.worsens("before", "after")
     made = table(tmp_path, rows)
-    said = alarms(capsys, made, fault)
+    said = printed_by(capsys, made, fault)
     assert said.count("worse since iteration 200: 1 before, 3.5 after") == 1
-    assert alarms(capsys, made, fault, 4) == ""
+    assert printed_by(capsys, made, fault, 4) == ""
 
 
 IMAGES = (

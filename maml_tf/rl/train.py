@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import (
+    alarms,
     callbacks,
     checkpoints,
     cores,
@@ -143,7 +144,7 @@ def train(config: RLConfig) -> None:
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       files.BusyError: if another process trains in the folder.
       settings.ConfigError: if a setting is not what the checkpoint needs.
-      callbacks.NonFiniteError: if a return or the loss is not finite.
+      alarms.NonFiniteError: if a return or the loss is not finite.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
     strategy = distribution.strategy(config)
@@ -175,7 +176,7 @@ def _fit(run, learner, start):
     config, end = run.config, run.config.meta_iterations
     data = training_tasks(config, learner.environment, learner.rounds)
     others = [
-        callbacks.NonFiniteGuard(start, data, RATES[type(learner)], 1),
+        alarms.NonFiniteGuard(start, data, RATES[type(learner)], 1),
         callbacks.TrainingLog(
             start,
             run.table("training.csv", start, run.scalars().write),
