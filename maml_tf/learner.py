@@ -5,7 +5,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from maml_tf import compiled, engines, functional, replicas
+from maml_tf import compiled, engines, replicas, task_data
 from maml_tf.replicas import Replicated
 from maml_tf.seeds import updates
 
@@ -88,7 +88,7 @@ class Learner(Replicated):
         Returns:
           `[B, T, …]`, after `test_inner_steps`.
         """
-        inputs = map(functional.tensors, (support_x, support_y, query_x))
+        inputs = map(task_data.tensors, (support_x, support_y, query_x))
         return self.predict_step((tuple(inputs),))
 
     def execution_plan(self) -> engines.Plan:

@@ -17,6 +17,7 @@ from maml_tf import (
     replicas,
     shapes,
     stacked,
+    task_data,
 )
 from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.checks import at_least, counts, finite, integers
@@ -234,7 +235,7 @@ class MAML(Learner):
 
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
-        functional.require_tasks(self.network, inputs)
+        task_data.require_tasks(self.network, inputs)
         seeds = self._seeds(shapes.leading(inputs), training)
         predict, group = self._predictor(inputs)
         if group is None:
@@ -300,7 +301,7 @@ class MAML(Learner):
           `trainable_variables`, of the loss as the optimizer scales it.
         """
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        functional.require_tasks(self.network, x)
+        task_data.require_tasks(self.network, x)
         seeds = self._seeds(shapes.leading(x), training=True)
         predict, group = self._predictor(x)
         if group is None:
@@ -464,9 +465,9 @@ class MAML(Learner):
           support_y: targets, `[S, …]`.
           steps: inner steps; default `test_inner_steps`.
         """
-        support = tuple(map(functional.tensors, (support_x, support_y)))
-        functional.require_inputs(self.network, support[0], "n")
-        functional.require_same_examples(support[0], support[1], "n")
+        support = tuple(map(task_data.tensors, (support_x, support_y)))
+        task_data.require_inputs(self.network, support[0], "n")
+        task_data.require_same_examples(support[0], support[1], "n")
         at_least(0, steps=steps)
         seed = self._seeds(1, training=False)[0]
         phi = adapt(
@@ -497,7 +498,7 @@ class MAML(Learner):
 
         Of R replicas each has 1 / R of it: Keras adds their gradients.
         """
-        functional.require_targets(x, y)
+        task_data.require_targets(x, y)
         penalty = tf.reduce_mean(self.penalty(y_pred))
         y, y_pred = self.objective(x, y, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)

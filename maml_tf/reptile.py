@@ -13,6 +13,7 @@ from maml_tf import (
     queries,
     replicas,
     stacked,
+    task_data,
 )
 from maml_tf.checks import at_least, counts, finite, integers
 from maml_tf.copies import adapted_copy
@@ -140,8 +141,8 @@ class Reptile(Learner):
         if weight is not None:
             raise ValueError("sample_weight: expected none, all tasks count.")
         x, y = _map(tf.convert_to_tensor, (x, y))
-        functional.require_inputs(self.network, x, "B, n")
-        functional.require_same_examples(x, y, "B, n")
+        task_data.require_inputs(self.network, x, "B, n")
+        task_data.require_same_examples(x, y, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))
         if self.carries:
             replicas.require_one("reset_inner_optimizer", False)
@@ -159,7 +160,7 @@ class Reptile(Learner):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Returns the compiled loss of queries, or without one the inner."""
-        functional.require_targets(x, y)
+        task_data.require_targets(x, y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def get_metrics_result(self):
@@ -313,9 +314,9 @@ class Reptile(Learner):
           support_y: targets, `[S, …]`.
           steps: inner steps; default `test_inner_steps`.
         """
-        x, y = map(functional.tensors, (support_x, support_y))
-        functional.require_inputs(self.network, x, "n")
-        functional.require_same_examples(x, y, "n")
+        x, y = map(task_data.tensors, (support_x, support_y))
+        task_data.require_inputs(self.network, x, "n")
+        task_data.require_same_examples(x, y, "n")
         at_least(0, steps=steps)
         seed = self._seed(False)
         one = _map(lambda part: part[None], y)
@@ -335,7 +336,7 @@ class Reptile(Learner):
           draw: else they are of this number, another for each meta-batch of a
             test whose tasks are to be independent.
         """
-        functional.require_tasks(self.network, inputs)
+        task_data.require_tasks(self.network, inputs)
         _, y, query_x = inputs
         batches = self.draw_test(y, self._seed(training, draw))
         tasks = leading(y)

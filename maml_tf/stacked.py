@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from maml_tf import exact, functional, shapes
+from maml_tf import exact, functional, shapes, task_data
 from maml_tf.adaptation import ApplyFn
 from maml_tf.rules import RULES, example_by_example, rule
 from maml_tf.seeds import fold
@@ -157,7 +157,7 @@ def _run(graph, weight, inputs):
     inputs = [
         tf.cast(x, like.dtype)
         for x, like in zip(
-            functional.in_order(graph, inputs), graph.inputs, strict=True
+            task_data.in_order(graph, inputs), graph.inputs, strict=True
         )
     ]
     output = _walk(graph, inputs, act)
