@@ -98,20 +98,25 @@ def collected(
         "deviations": deviations(name, record, part),
         **record,
     }
-    words = [name, part, f"{record['shots']}shot", f"seed{record['seed']}"]
-    words.append(str(record["iterations"]))
-    if whole["deviations"]:
-        words.append(_short("; ".join(whole["deviations"])))
-    file = ".".join(word for word in words if word) + ".json"
+    stem = _stem(whole)
     published.RECORDS.mkdir(parents=True, exist_ok=True)
     if curve:
-        whole["curve"] = f"curves/{pathlib.Path(file).stem}.csv"
+        whole["curve"] = f"curves/{stem}.csv"
         copy = published.RECORDS.parent / whole["curve"]
         copy.parent.mkdir(exist_ok=True)
         with files.replacing(copy) as beside:
             beside.write(curve.read_bytes())
-    records.write(published.RECORDS / file, whole)
-    return file
+    records.write(published.RECORDS / f"{stem}.json", whole)
+    return f"{stem}.json"
+
+
+def _stem(record):
+    """Returns the name of a record's file: no two that differ share one."""
+    words = [record["experiment"], record["part"], f"{record['shots']}shot"]
+    words += [f"seed{record['seed']}", str(record["iterations"])]
+    if record["deviations"]:
+        words.append(_short("; ".join(record["deviations"])))
+    return ".".join(word for word in words if word)
 
 
 def published_iterations(name: str, flagfile: str, part: str) -> int:

@@ -65,6 +65,13 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
 
 def _figures(chosen, results):
     """Yields file name, caption, and what draws it and tells whether it did."""
+    yield from _of_sinusoids(chosen)
+    yield from _of_omniglot(chosen, results)
+    yield from _of_reptile(chosen, results)
+    yield from _of_policies(chosen)
+
+
+def _of_sinusoids(chosen):
     for shots in (5, 10, 20):
         yield (
             f"sinusoid_{shots}shot.png",
@@ -93,6 +100,9 @@ def _figures(chosen, results):
             chosen, MULTITASK, 5, MULTITASK_LIMIT, path
         ),
     )
+
+
+def _of_omniglot(chosen, results):
     yield (
         "omniglot_iterations.png",
         "Omniglot 5-way 1-shot: accuracy on one meta-batch of validation "
@@ -105,6 +115,9 @@ def _figures(chosen, results):
         "taken to last equally long.",
         lambda path: _training(chosen, results, path, "hours"),
     )
+
+
+def _of_reptile(chosen, results):
     yield (
         "reptile_combinations.png",
         f"Reptile's inner gradients: test accuracy, mean of {WINDOW} scored "
@@ -118,6 +131,9 @@ def _figures(chosen, results):
         "scored tasks.",
         lambda path: _reptile(chosen, results, path),
     )
+
+
+def _of_policies(chosen):
     for env in RETURNS:
         yield (
             f"rl_{env}.png",

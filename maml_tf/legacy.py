@@ -129,7 +129,10 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
     tensors |= _unused(learner.network)
     if learner.inner_variables:
         tensors |= _slots(learner)
-    prefix = pathlib.Path(prefix)
+    _write(pathlib.Path(prefix), tensors)
+
+
+def _write(prefix, tensors):
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=prefix.parent) as beside:
         path = os.path.join(beside, prefix.name)

@@ -318,6 +318,14 @@ def _fit(run, learner, training, validation, phase, start, end):
     callbacks.fit(learner, data, start, end, others)
 
 
+def _faults(config):
+    """Returns what an alarm looks for in the table of training."""
+    faults = [alarms.worsens("pre_loss", "post_loss")]
+    if config.is_classification:
+        faults.append(alarms.at_chance("post_accuracy", config.ways))
+    return faults
+
+
 def _logging(run, learner, training, validation, phase, start):
     """Yields the callbacks that write tables, each a curve in TensorBoard."""
     config, scalars = run.config, run.scalars()
@@ -334,7 +342,7 @@ def _logging(run, learner, training, validation, phase, start):
         interval = images if config.is_classification else points
         return callbacks.thinned(interval, sum(config.phases))
 
-    def scored(sampler, interval=1):
+    def at(sampler, interval=1):
         return lambda i: score(*sampler(tf.constant(i // interval, tf.int64)))
 
     training_table = table("training.csv")
@@ -346,22 +354,20 @@ def _logging(run, learner, training, validation, phase, start):
         print_interval=thinned(100, 1000),
     )
     if phase == "meta":
-        faults = [alarms.worsens("pre_loss", "post_loss")]
-        if config.is_classification:
-            faults.append(alarms.at_chance("post_accuracy", config.ways))
+        faults = _faults(config)
         yield alarms.Alarm(start, training_table, ALARM_ROWS, faults)
     interval = thinned(500, 1000)
     yield callbacks.Curve(
         start,
         table("training_curve.csv", "training_"),
-        scored(training),
+        at(training),
         interval,
     )
     if validation is not None:
         yield callbacks.Validation(
             start,
             table("validation.csv", "validation_"),
-            scored(validation, interval),
+            at(validation, interval),
             interval,
         )
 
@@ -399,7 +405,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     checkpoint = _restore(config, learner, score)
     files.make_writable(config.folder)
     facts = run_folder.facts_of(config, checkpoint)
-    curve = _scored(config, score)
+    curve = _curve(config, score)
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve) | facts
     if not config.is_classification:
@@ -438,7 +444,7 @@ def score(config: Config, learner: MAML) -> evaluation.AdaptationCurve:
 
     It is the mean over cyclic permutations of each task's labels.
     """
-    return _scored(config, _scorer(config, learner))
+    return _curve(config, _scorer(config, learner))
 
 
 def _scorer(config, learner):
@@ -447,7 +453,7 @@ def _scorer(config, learner):
     return evaluation.scorer(learner, {name: metric})
 
 
-def _scored(config, score):
+def _curve(config, score):
     data = test_tasks(config)
     curves = [
         evaluation.scored(score, data.map(_relabelled(shift, config.ways)))
@@ -519,7 +525,7 @@ def _restore_best(config, learner, score):
     run_folder.require_same(config, newest, run_folder.IMAGES)
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
-        scores[checkpoint] = _scored(config, score).mean[-1]
+        scores[checkpoint] = _curve(config, score).mean[-1]
         print(
             f"{checkpoint.path.name}: {scores[checkpoint]:.2%} on "
             f"{EVALUATION_TASKS} tasks of validation classes"
