@@ -62,7 +62,7 @@ def collect(name: str, folder: pathlib.Path, since: float) -> list[str]:
 def _curve(path, record):
     """Returns the scores during training, if they are of the same test."""
     curves = [c for c in map(path.with_name, CURVES) if c.exists()]
-    if not curves:
+    if not curves or record.get("selected") == "imported":
         return None
     of_training = records.read(path.with_name("config.json"))
     of_test = record.get("test_settings") or {}

@@ -181,30 +181,36 @@ def test_other_deviations_are_other_records(tmp_path, monkeypatch):
     assert len(pages.chosen([r for r in taken if r["deviations"]])) == 1
 
 
+CURVE = {
+    "reptile_g3": ("evaluation.json", "curve.csv"),
+    "omniglot_5way_1shot": ("test_ubs1.json", "validation.csv"),
+}
+SCORED = {"transductive": False, "eval_steps": 5}
+
+
 @pytest.mark.parametrize(
-    ("name", "result", "curve", "of_test", "is_of_it"),
+    ("name", "changes", "is_of_it"),
     [
-        ("reptile_g3", "evaluation.json", "curve.csv", {}, True),
+        ("reptile_g3", {}, True),
+        ("omniglot_5way_1shot", {}, True),
         (
             "reptile_g3",
-            "evaluation.json",
-            "curve.csv",
-            {"transductive": True},
+            {"test_settings": {**SCORED, "transductive": True}},
             False,
         ),
-        ("omniglot_5way_1shot", "test_ubs1.json", "validation.csv", {}, True),
+        ("omniglot_5way_1shot", {"selected": "imported"}, False),
     ],
 )
 def test_the_curve_of_a_training_is_taken_too_if_it_is_of_the_test(
-    name, result, curve, of_test, is_of_it, tmp_path, monkeypatch
+    name, changes, is_of_it, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(published, "RECORDS", tmp_path / "records")
-    run, scored = tmp_path / "run", {"transductive": False, "eval_steps": 5}
+    run, (result, curve) = tmp_path / "run", CURVE[name]
     run.mkdir()
     found = {"shots": 1, "settings": None, "iterations": 1, "seed": 0}
-    found["test_settings"] = {**scored, **of_test}
+    found |= {"test_settings": SCORED, **changes}
     (run / result).write_text(json.dumps(found))
-    (run / "config.json").write_text(json.dumps(scored))
+    (run / "config.json").write_text(json.dumps(SCORED))
     (run / curve).write_text("iteration,train,test\n1,0.2,0.4\n")
     [file] = collect.collect(name, run, since=0)
     taken = json.loads((tmp_path / "records" / file).read_text())
