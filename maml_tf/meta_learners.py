@@ -233,6 +233,8 @@ class MAML(Learner):
             return None
         return needed * engines.tasks_at_once(self.engine_for(inputs), tasks)
 
+    # tf.map_fn would let AutoGraph rewrite all that it calls, for a second.
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training=False):
         """Returns `Predictions` for `(support_x, support_y, query_x)`."""
         task_data.require_tasks(self.network, inputs)

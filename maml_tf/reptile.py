@@ -327,6 +327,8 @@ class Reptile(Learner):
         variables = self.network.trainable_variables
         return adapted_copy(self.network, variables, phi, x, seed)
 
+    # tf.map_fn would let AutoGraph rewrite all that it calls, for a second.
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training=False, draw=0):
         """Returns query predictions for `(support_x, support_y, query_x)`.
 

@@ -335,6 +335,26 @@ def test_bytes_of_a_task(first_order, steps, float64):
     assert found == 8 * 8 * (steps * 4 + 6)
 
 
+def test_nothing_is_rewritten_by_autograph(monkeypatch):
+    from tensorflow.python.autograph.impl import api
+
+    found, convert = [], api._convert_actual
+    monkeypatch.setattr(
+        api, "_convert_actual", lambda *a: found.append(a) or convert(*a)
+    )
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    x = tf.zeros([3, 4, 1])
+    maml = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    sgd = inner_optimizers.SGD(0.1)
+    reptile = Reptile(network, sgd, inner_steps=1, inner_loss="mse")
+    for learner in maml, reptile:
+        learner.adapt_and_predict(x, x, x)
+        tf.function(learner.adapt_and_predict, autograph=False)(x, x, x)
+    assert not found
+    tf.function(lambda: x)()
+    assert found  # It would have noticed.
+
+
 def test_memory_of_what_cannot_be_stacked_is_not_known():
     network = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dense(1, kernel_regularizer="l2")]
@@ -713,7 +733,9 @@ def test_a_loss_over_all_tasks_takes_them_at_once(loss):
         if options["engine"] == "stacked":
             learner.meta_gradient(((x, x, x), x))
             continue
-        with pytest.raises(ValueError, match="numbers for each task where tas"):
+        with pytest.raises(
+            ValueError, match="each task, got the shape .*, where tas"
+        ):
             learner.meta_gradient(((x, x, x), x))
 
 
