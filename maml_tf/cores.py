@@ -56,10 +56,3 @@ def _count():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def accelerators() -> list[str]:
-    """Returns the names of the GPUs that TensorFlow sees."""
-    details = tf.config.experimental.get_device_details
-    gpus = tf.config.list_physical_devices("GPU")
-    return [str(details(gpu).get("device_name", "GPU")) for gpu in gpus]

@@ -8,8 +8,6 @@ import subprocess
 import keras
 import tensorflow as tf
 
-from maml_tf import cores
-
 ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
 
 
@@ -35,11 +33,15 @@ def here() -> dict[str, str]:
     """
     processor = f"{os.cpu_count()} cores, {platform.machine()}"
     return {
-        "machine": ", ".join(
-            [processor, *(cores.accelerators() or ["no GPU"])]
-        ),
+        "machine": ", ".join([processor, *(_gpus() or ["no GPU"])]),
         "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
+
+
+def _gpus():
+    details = tf.config.experimental.get_device_details
+    gpus = tf.config.list_physical_devices("GPU")
+    return [str(details(gpu).get("device_name", "GPU")) for gpu in gpus]
 
 
 def _git(*arguments):
