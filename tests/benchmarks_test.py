@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from own_process import check_runs
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -224,3 +225,24 @@ def test_a_first_step_is_that_of_the_flagfile(name):
     row = first_step.timer()((str(path), more, 1))
     estimate = r", estimated +\d+ MB" if "regression" in name else ""
     assert re.fullmatch(rf" *[\d.]+ s, +[\d.]+ s, +\d+ MB{estimate}", row)
+
+
+GPU = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import gpu
+
+gpu.FLAGS(["gpu"])
+gpu.throughput = lambda *_: ["1", "1 MB", "1 %"]
+gpu.workloads.relative_error = lambda found, expected: found
+for errors, right in [
+    ((0.0, 0.0), True), ((1.0, 0.0), False), ((0.0, float("nan")), False)
+]:
+    gpu.gradient = lambda workload, device, compiles: errors[compiles]
+    assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is right
+"""
+
+
+def test_a_meta_gradient_that_is_no_number_is_not_right():
+    # Its flags are named as those of other benchmarks.
+    check_runs(GPU, str(BENCHMARKS))
