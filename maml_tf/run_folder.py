@@ -205,7 +205,7 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
 
     Args:
       config: settings with `folder`, of the evaluation.
-      checkpoint: which one; `None` for the imported one.
+      checkpoint: which one; `None` for an imported one, or for initial weights.
 
     Returns:
       For `records.write`: `iterations` done, `seconds` that they took, the
@@ -216,8 +216,9 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
     """
     if checkpoint is None:
         names = "iterations", "seconds", "commit", "settings", "changes", "seed"
+        imported = getattr(config, "import_checkpoint", None)
         return {
-            "checkpoint": os.path.basename(config.import_checkpoint),
+            "checkpoint": imported and os.path.basename(imported),
             **dict.fromkeys(names),
             "test_settings": _test_settings(config, {}),
         }

@@ -115,6 +115,15 @@ def test_all_methods_in_one_figure(tmp_path, capsys):
     assert "random: updates, average return" in capsys.readouterr().out
 
 
+def test_the_random_policy_is_tested_as_it_is(tmp_path, capsys):
+    assert run(tmp_path, "--algo=random", "--seed=3") == 0
+    assert "random: updates, average return" in capsys.readouterr().out
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (record["iterations"], record["seed"]) == (0, 3)
+    assert record["checkpoint"] is None
+    assert record["test_settings"]["algo"] == "random"
+
+
 def test_defaults_are_the_published_settings():
     nav = config()
     assert nav.inner_lr == 0.5 and nav.test_rates == [0.5, 0.25, 0.25, 0.25]
