@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from maml_tf import compiled, engines, replicas, task_data
 from maml_tf.replicas import Replicated
-from maml_tf.seeds import updates
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
@@ -98,7 +97,7 @@ class Learner(Replicated):
     def _seed(self, training, draw=0):
         """Returns a seed `[2]`, another for each meta-update or draw."""
         trains = training and self.optimizer is not None
-        update = updates(self.optimizer) if trains else -1 - draw
+        update = _updates(self.optimizer) if trains else -1 - draw
         return tf.stack(
             [tf.cast(part, tf.int64) for part in (self.seed, update)]
         )
@@ -133,6 +132,17 @@ class Learner(Replicated):
     def _apart(self):
         networks = {id(weight) for weight in self.network.weights}
         return [v for v in self.weights if id(v) not in networks]
+
+
+def _updates(optimizer):
+    """Returns how many gradients one of Keras's optimizers has taken.
+
+    Its own count is of steps, of which each may take several.
+    """
+    optimizer = replicas.innermost(optimizer)
+    if optimizer.gradient_accumulation_steps:
+        return optimizer._iterations
+    return optimizer.iterations
 
 
 def arguments_of(learner: Learner) -> dict:

@@ -63,8 +63,7 @@ class Replicated(keras.Model):
           ValueError: if a replica's optimizer is to accumulate gradients.
         """
         optimizer = self.optimizer
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        if steps := inner.gradient_accumulation_steps:
+        if steps := innermost(optimizer).gradient_accumulation_steps:
             require_none("gradient_accumulation_steps", steps)
         if count() > 1 and (_scales(optimizer) or _clips(optimizer)):
             context = tf.distribute.get_replica_context()
@@ -93,6 +92,11 @@ def _require_parts(data, trains):
             f"replicas, found parts of {', '.join(map(str, sizes))} tasks; "
             "batch with `drop_remainder=True`."
         )
+
+
+def innermost(optimizer: keras.optimizers.Optimizer):
+    """Returns the optimizer that a loss scale is around, or itself."""
+    return optimizer.inner_optimizer if _scales(optimizer) else optimizer
 
 
 def _clips(optimizer):

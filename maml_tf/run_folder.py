@@ -216,7 +216,7 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
     """
     if checkpoint is None:
         names = "iterations", "seconds", "commit", "settings", "changes", "seed"
-        imported = getattr(config, "import_checkpoint", None)
+        imported = config.import_checkpoint
         return {
             "checkpoint": imported and os.path.basename(imported),
             **dict.fromkeys(names),

@@ -29,6 +29,8 @@ class Settings:
       FLAGS: the command line's names of fields, where they differ.
       FREE: fields that mean nothing to a run that continues.
       NOTED: fields that a run may continue with otherwise.
+      import_checkpoint: the prefix of an original's checkpoint; a field of
+        those programs that take one.
     """
 
     FLAGS: dict[str, str] = {}
@@ -54,6 +56,7 @@ class Settings:
         }
     )
     NOTED: frozenset[str] = frozenset()
+    import_checkpoint: str | None = None
 
     @classmethod
     def flag_name(cls, field: str) -> str:
