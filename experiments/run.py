@@ -5,7 +5,8 @@
   ./run_experiments.sh list                every number, and the state of ours
   ./run_experiments.sh NAME… [FLAGS]       trains, tests, keeps the result; an
                                            interrupted run goes on
-  ./run_experiments.sh NAME… --budget=30m  trains each so long at most (h, m, s)
+  ./run_experiments.sh NAME… --budget=30m  trains each for at most that long
+                                           (h, m or s)
   ./run_experiments.sh report              results/report.md and report.html,
                                            from the results on disk
   ./run_experiments.sh protocols [FLAGS]   what each choice of a test is worth,
@@ -117,7 +118,7 @@ def show_list() -> None:
     )
     for number in published.numbers():
         where = f", K = {number.shots}" * (number.unit == "MSE")
-        after = f" after {number.step} steps" * bool(number.step)
+        after = f" after step {number.step}" * bool(number.step)
         cells = (
             number.name,
             number.data or "quoted",
@@ -138,8 +139,8 @@ DATA   none          made up: sinusoids, points on a plane
        mujoco        none: simulated; .venv/bin/pip install -e .[mujoco]
        quoted        another method's number, nothing to run
 PAPER  curve         the paper draws it and prints no value
-HOURS  on two cores and on one GPU, measured, or iterations times the time of
-       one in docs/performance.md; ? was not measured
+HOURS  on two cores and on one GPU, measured, or computed from the times in
+       docs/performance.md; ? was not measured
 STATUS from results/records: iterations done of those published"""
 
 
@@ -173,7 +174,7 @@ def _values(rows):
         return rows[0].note or "a curve, no value is printed"
     values = ", ".join(row.paper for row in printed)
     steps = ", ".join(row.step for row in printed)
-    return f"{values} after {steps} steps"
+    return f"{values} after step {steps}"
 
 
 def _train_and_test(rows, flagfile, flags, budget):

@@ -45,6 +45,7 @@ def load_class_folders(
     Raises:
       DataError: if there are no such images, some are unreadable, or another
         part has the same classes.
+      ValueError: if there is no such part.
     """
     if part not in FOLDERS:
         names = ", ".join(FOLDERS)

@@ -57,6 +57,9 @@ def adaptation_curve(
       learner: a `MAML`; it takes `learner.test_inner_steps` steps.
       data: elements `((support_x, support_y, query_x), query_y)`.
       metric: maps (targets, predictions) to a number for each task, `[B]`.
+
+    Raises:
+      ValueError: see `scored`; Reptile has no steps to score.
     """
     return scored(scorer(learner, {"score": metric}), data)
 

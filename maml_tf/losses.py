@@ -39,6 +39,9 @@ def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     Args:
       y: targets `[..., S, D]`.
       prediction: `[..., S, D]`, in the units of `y`.
+
+    Raises:
+      ValueError: if their shapes differ.
     """
     _require_shape("targets", y, prediction.shape)
     y, prediction = _comparable(y, prediction)
@@ -64,6 +67,10 @@ class CrossEntropy(Value):
 
     Args:
       shots: K, at least 1.
+
+    Raises:
+      ValueError: if it is less, or called with labels of another shape or, not
+        in a graph, out of range.
     """
 
     shots: int

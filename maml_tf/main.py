@@ -141,7 +141,7 @@ FLAGS = {
         (BOOL, "plot", "draw what is evaluated, as PNG"),
     ],
     "Program": [
-        (STRING, "logdir", "folder of the experiments' folders"),
+        (STRING, "logdir", "folder in which each run gets one of its own"),
         (
             STRING,
             "import_checkpoint",
@@ -305,12 +305,12 @@ def _protocol(config):
     }[config.norm_statistics]
     parts = [
         f"{config.test_tasks} tasks",
-        f"{config.queries} queries a class",
+        f"queries of a class: {config.queries}",
         f"statistics of {statistics}" * (config.norm == "batch_norm"),
         f"turned characters: {'yes' if config.test_rotations else 'no'}"
         if config.datasource == "omniglot"
         else "",
-        f"{config.label_permutations} order(s) of labels",
+        f"orders of labels: {config.label_permutations}",
         f"checkpoint: {train.selected(config)}",
     ]
     return ", ".join(part for part in parts if part)

@@ -6,7 +6,8 @@ FOLDER = (
     (
         BOOL,
         "resume",
-        "continue from the latest checkpoint, or replace it",
+        "continue from the latest checkpoint; False: remove the run's "
+        "checkpoints and tables, and begin anew",
     ),
     (BOOL, "log", "write TensorBoard summaries"),
 )

@@ -95,8 +95,8 @@ class MAML(Learner):
         before adaptation, on the support set (`pre_NAME`), and after
         `inner_steps`, in evaluation too, on the query set (`post_NAME`).
       engine: "stacked" runs all tasks at once, "looped" one after another,
-        "auto" chooses, also groups of tasks, see `maml_tf.engines`. Except
-        for the first, training takes a loss that is a mean over tasks.
+        "auto" chooses, also groups of tasks, see `maml_tf.engines`. With the
+        last two the compiled loss has to be a mean over tasks.
       norm_statistics: outside training, what layers with batch statistics
         take them of when a query is predicted: all "queries" of its task, as
         published, "support_and_query", the support set and that query, or the
@@ -521,8 +521,8 @@ class MAML(Learner):
         return found
 
     def _weighted_metrics(self):
-        compiled = self._compile_metrics
-        for part in compiled._flat_weighted_metrics if compiled else ():
+        found = self._compile_metrics
+        for part in found._flat_weighted_metrics if found else ():
             yield from part.metrics if part else ()
 
     def diagnose(self, x, y):

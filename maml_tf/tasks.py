@@ -120,6 +120,7 @@ def from_directory(
 
     Raises:
       DataError: if images are missing, too few or unreadable.
+      ValueError: if another argument is none of these.
     """
     at_least(1, image_size=image_size)
     if image_channels not in (1, 3):
