@@ -26,7 +26,7 @@ setuptools.setup(
         "keras>=3.6",
         "matplotlib",
         "numpy",
-        "pillow",
+        "pillow>=10.1",
         "tensorboard",  # tf.summary.scalar needs it, TensorFlow 2.21 lacks it
         "tensorflow>=2.18",
         "tensorflow-datasets",

@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import os
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from maml_tf.cache import DataError
+from maml_tf.cache import SUFFIX, DataError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 _DAMAGE = (
@@ -77,10 +78,15 @@ def walk(root: Path) -> Iterator[Member]:
 
 
 def fingerprint(roots: Iterable[Path], settings) -> str:
-    """Returns a word that changes when a file on disk or a setting does."""
-    lines = [f"version 3, {settings}"]  # 3 is of what is made of the files
+    """Returns a word that changes when a file on disk or a setting does.
+
+    Packed data may lie among the files; they are none.
+    """
+    lines = [f"version 4, {settings}"]  # 4 is of what is made of the files
     for root in roots:
         for path in _files_on_disk(root):
+            if path.suffix == SUFFIX:
+                continue
             is_ = _stat(path)
             lines.append(f"{path.absolute()} {is_.st_size} {is_.st_mtime_ns}")
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
@@ -134,20 +140,39 @@ def _zip_members(file):
 
 
 def _tar_members(file):
+    links, folders = {}, set()
     with tarfile.open(fileobj=file) as archive:
         for info in archive:
-            is_link = info.islnk() or info.issym()
+            path, is_link = (
+                PurePosixPath(info.name),
+                info.islnk() or info.issym(),
+            )
+            folders.update(path.parents)
+            if info.issym():
+                links[path] = posixpath.join(path.parent, info.linkname)
             if info.isfile() or is_link:
-                opened = functools.partial(archive.extractfile, info)
+                opened = functools.partial(_extracted, archive, info)
                 # A link's own size is 0, which would be an empty file.
-                yield Member(
-                    PurePosixPath(info.name), info.size or is_link, opened
-                )
+                yield Member(path, info.size or is_link, opened)
         # Python takes a cut or damaged header for the end.
         archive.fileobj.seek(archive.offset)
         size = tarfile.BLOCKSIZE
         if archive.fileobj.read(size) != bytes(size):
             raise tarfile.ReadError("it is cut off or damaged")
+    for path, target in links.items():
+        if PurePosixPath(posixpath.normpath(target)) in folders:
+            raise tarfile.ReadError(
+                f"{path} is a link to a folder; pack what it leads to (tar -h)"
+            )
+
+
+def _extracted(archive, info):
+    try:
+        return archive.extractfile(info)
+    except KeyError:
+        raise tarfile.ReadError(
+            f"{info.name} is a link to what is not in it (tar -h packs it)"
+        ) from None
 
 
 @contextmanager

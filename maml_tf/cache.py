@@ -20,6 +20,9 @@ import numpy as np
 from maml_tf import files
 
 Labelled = tuple[np.ndarray, Any]
+SUFFIX = ".array"
+ABANDONED = 24 * 3600
+"""Seconds after which nobody still writes a file."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ def cached(
     Raises:
       DataError: if the folder cannot be written; `make` is not called then.
     """
-    path = _folder(folder) / f"{name}.array"
+    path = _folder(folder) / f"{name}{SUFFIX}"
     if (found := _read(path, fingerprint)) is not None:
         return found
     with _writing(path.parent):  # Better refused before the work than after.
@@ -67,6 +70,7 @@ def cached(
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, fingerprint, np.ascontiguousarray(array), labels)
+        files.sweep(path, ABANDONED)
     # Another process may have replaced it by one of another fingerprint.
     return _read(path, fingerprint) or (array, labels)
 

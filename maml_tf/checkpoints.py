@@ -171,8 +171,7 @@ def tidy(folder: str) -> None:
     """
     for old in list_checkpoints(folder)[:-KEPT]:
         old.path.unlink()
-    for half in pathlib.Path(folder).glob(".model*.npz.*"):
-        half.unlink()
+    files.sweep(pathlib.Path(folder) / "model*.npz")
 
 
 class Content(NamedTuple):

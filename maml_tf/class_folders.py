@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -60,7 +61,9 @@ def load_class_folders(
         return image_files(FORM, root, classes, sizes)
 
     shape = f"{image_format.size}x{image_format.channels}"
-    name = f"folder_{part}_{shape}_{image_format.resample.name.lower()}"
+    place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]
+    resample = image_format.resample.name.lower()
+    name = f"folder_{part}_{shape}_{resample}_{place}"
     return packed(cache_dir, name, root, (part,), image_format, find)
 
 
@@ -84,7 +87,7 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
 def _in_a_part(path):
     """Returns the part that the last such folder names, and what follows."""
     for place in range(len(path.parts) - 3, -1, -1):
-        if part := _PARTS.get(path.parts[place].lower()):
+        if part := _PARTS.get(class_name(path.parts[place]).lower()):
             return part, *path.parts[place + 1 :]
     return "", ""
 

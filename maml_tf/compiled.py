@@ -124,8 +124,7 @@ def require_means(loss: Loss, y, prediction, where: str = IN_GROUPS) -> None:
       prediction: of the same tasks.
       where: why it has to be one. Keras adds up replicas' sums, too.
     """
-    parts, *compared = map(tf.nest.flatten, (loss, y, prediction))
-    for part in parts:
+    for part in tf.nest.flatten(loss):
         found = {
             name: getattr(part, name)
             for name, mean in MEANS.items()
@@ -136,9 +135,22 @@ def require_means(loss: Loss, y, prediction, where: str = IN_GROUPS) -> None:
                 "The compiled loss: expected a mean over examples, found "
                 f"{found}, where {where}."
             )
-    if all(len(each) == len(parts) for each in compared):
-        for part, *pair in zip(parts, *compared, strict=True):
-            _require_each(part, *pair, where=where)
+    for compared in _by_output(loss, y, prediction):
+        _require_each(*compared, where=where)
+
+
+def require_shapes(loss: Loss, y, prediction) -> None:
+    """Raises `ValueError` for targets that a loss of Keras would broadcast."""
+    for part, *compared in _by_output(loss, y, prediction):
+        if part is not None:
+            losses.require_shape(part, *compared)
+
+
+def _by_output(loss, y, prediction):
+    """Returns loss, targets and predictions of each output, if all have one."""
+    parts = [tf.nest.flatten(each) for each in (loss, y, prediction)]
+    alike = len({*map(len, parts)}) == 1
+    return zip(*parts, strict=True) if alike else ()
 
 
 def _require_each(loss, y, prediction, *, where):

@@ -204,7 +204,7 @@ def _require_known(tasks):
         raise ValueError(
             "tasks_per_step: expected meta-batches of a known number of tasks, "
             "found one that may change. `batch(…, drop_remainder=True)` of "
-            "tf.data keeps it."
+            "tf.data keeps it; for another size than before, `compile` anew."
         )
 
 

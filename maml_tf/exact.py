@@ -8,6 +8,7 @@ functions here stand in for those. Values and first derivatives are the same.
 import contextlib
 import functools
 import math
+import threading
 from unittest import mock
 
 import tensorflow as tf
@@ -192,8 +193,41 @@ def resize(images, *args, **kwargs):
     return tf.custom_gradient(forward)(images)
 
 
-@contextlib.contextmanager
-def operations():
+class _StandIns:
+    """A context that has the stand-ins in place while any thread is inside.
+
+    Were it one for each thread, the first to leave would put TensorFlow's own
+    back under the others, and the last what it had found, stand-ins.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+        self._places = contextlib.ExitStack()
+
+    def __enter__(self):
+        with self._lock:
+            if self._inside == 0:
+                self._places.enter_context(
+                    mock.patch.multiple(
+                        tf.nn, moments=moments, max_pool=max_pool
+                    )
+                )
+                self._places.enter_context(
+                    mock.patch.object(tf.image, "resize", resize)
+                )
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._places.close()
+
+
+_stand_ins = _StandIns()
+
+
+def operations() -> contextlib.AbstractContextManager:
     """Makes Keras's layers use these stand-ins inside the context.
 
     On the TensorFlow backend BatchNormalization, LayerNormalization and
@@ -201,8 +235,4 @@ def operations():
     MaxPooling1D to 3D are `tf.nn.max_pool`, and UpSampling2D and Resizing
     interpolate by `tf.image.resize`.
     """
-    with (
-        mock.patch.multiple(tf.nn, moments=moments, max_pool=max_pool),
-        mock.patch.object(tf.image, "resize", resize),
-    ):
-        yield
+    return _stand_ins

@@ -82,6 +82,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def sweep(path: str | os.PathLike[str], age: float = 0.0) -> None:
+    """Removes what killed processes left of `replacing` a file.
+
+    Args:
+      path: the file; its name may be a pattern.
+      age: in seconds, of the youngest to go: others may be writing.
+    """
+    path, now = pathlib.Path(path), time.time()
+    for half in path.parent.glob(f".{path.name}.{16 * '[0-9a-f]'}"):
+        if now - half.stat().st_mtime >= age:
+            half.unlink(missing_ok=True)
+
+
 def make_again(folder: str | os.PathLike[str]) -> None:
     """Makes a folder that has vanished, if the one it was in is there."""
     if not os.path.isdir(folder):

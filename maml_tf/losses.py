@@ -243,6 +243,12 @@ def _of_shape(y, shape):
     return y
 
 
+def require_shape(loss: str | keras.Loss | TaskLoss, y, prediction) -> None:
+    """Raises `ValueError` for targets that a loss of Keras would broadcast."""
+    if _is_pointwise(keras.losses.get(loss)):
+        _of_shape(y, prediction.shape)
+
+
 def values(loss: str | keras.Loss | TaskLoss, y, prediction) -> tf.Tensor:
     """Returns what a loss of Keras, or one's own, is before it is reduced.
 

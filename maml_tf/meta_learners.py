@@ -192,7 +192,10 @@ class MAML(Learner):
         most = self.tasks_per_step
         if self._engine is not None:
             return engines.bounded(self._engine, tasks, most)
-        return engines.choose_by_size(tasks, self.task_bytes(inputs), most)
+        # Of several sizes Keras makes one graph, in which none is known.
+        known = [size for size in self._bytes.values() if size is not None]
+        needed = self.task_bytes(inputs) or max(known, default=None)
+        return engines.choose_by_size(tasks, needed, most)
 
     def task_bytes(self, inputs) -> float | None:
         """Returns about what a task of a meta-batch takes in training.
@@ -256,7 +259,7 @@ class MAML(Learner):
     def train_step(self, data):
         """Makes a meta-update, or one for each meta-batch of a block."""
         data = tuple(part for part in data if part is not None)
-        data = _map(tf.convert_to_tensor, data)
+        data = _map(task_data.tensor, data)
         if self.block == 1:
             return self._update(data)
         replicas.require_none("block", self.block)

@@ -124,6 +124,8 @@ def find_root(data_dir: Path) -> Path:
 def find_form(root: Path, part: str) -> Found:
     """Returns a part of the data set in the first form that has images.
 
+    Class folders that are whole go before a CSV file whose images are not.
+
     Args:
       root: a folder or an archive.
       part: "train", "validation" or "test".
@@ -138,13 +140,20 @@ def find_form(root: Path, part: str) -> Found:
             table = _read_table(member, root / member.path)
         if member.path.name in _PICKLES[part]:
             pickled = member.path
-    if table and (classes := _listed(table, sizes)):
-        return image_files("a CSV file and images", root, classes, sizes)
-    if classes := in_class_folders(sizes, part):
-        return image_files("class folders", root, classes, sizes)
+    listed = _listed(table, sizes) if table else {}
+    folders = {} if _is_whole(listed, part) else in_class_folders(sizes, part)
+    if folders and (not listed or _is_whole(folders, part)):
+        return image_files("class folders", root, folders, sizes)
+    if listed:
+        return image_files("a CSV file and images", root, listed, sizes)
     if pickled:
         return _unpickle(root, pickled)
     return _from_tfds(root, part)
+
+
+def _is_whole(classes, part):
+    counts = {name: len(files) for name, files in classes.items()}
+    return counts == dict.fromkeys(class_list(part), IMAGES)
 
 
 def _is_data(path):
@@ -247,7 +256,11 @@ def _unpickle(root, path) -> Found:
     classes = {
         name: {f"{row:05}": row for row in rows[name]} for name in sorted(rows)
     }
-    return Found("a pickle", classes, lambda: enumerate(images))
+    return Found(
+        "a pickle",
+        classes,
+        lambda: ((i, images[i]) for row in rows.values() for i in row),
+    )
 
 
 def _read_pickle(file, where):

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -18,7 +19,14 @@ NORM_GRADIENTS = ("exact", "legacy")
 1.3: outputs and first derivatives are the same, second derivatives are not.
 """
 
-_measured: list[int | None] = [None]
+
+class _Measured(threading.local):
+    """How many examples count, if not all; another thread's may be others."""
+
+    examples: int | None = None
+
+
+_measured = _Measured()
 
 
 @contextlib.contextmanager
@@ -27,11 +35,11 @@ def statistics_of_first(examples: int) -> Iterator[None]:
 
     The others are normalised by them too, but do not count.
     """
-    before, _measured[0] = _measured[0], examples
+    before, _measured.examples = _measured.examples, examples
     try:
         yield
     finally:
-        _measured[0] = before
+        _measured.examples = before
 
 
 class _Summing(layers.Layer):
@@ -115,8 +123,8 @@ class BatchStatisticsNorm(_Summing):
 
     def normalize(self, x, pooled, gamma, beta, axes):
         """Returns `pooled`, normalised by the statistics of x over `axes`."""
-        if _measured[0] is not None:
-            x = tf.gather(x, tf.range(_measured[0]), axis=axes[0])
+        if _measured.examples is not None:
+            x = tf.gather(x, tf.range(_measured.examples), axis=axes[0])
         return _standardise(x, pooled, axes, self, gamma) + beta
 
 
@@ -199,7 +207,8 @@ class NormalizedConv2D(_Summing):
             x, kernel.shape[1:3], (self.strides,) * 2, (1, 1), "same"
         )
         k = tf.reshape(kernel, [-1, p.shape[-1], self.filters])
-        examples = shape[1] if _measured[0] is None else _measured[0]
+        examples = _measured.examples
+        examples = shape[1] if examples is None else examples
         parts = examples * shape[2]  # the rows of their outputs
         measured = p[:, : parts * shape[3]]
         m = _mean_product(tf.ones_like(measured[..., :1]), measured, parts)

@@ -104,7 +104,7 @@ def decode(
     """Returns an image, and whether it had another size.
 
     Args:
-      content: an image file's content, or pixels.
+      content: an image file's content, or pixels; what shows through is white.
       image_format: what it becomes.
 
     Returns:
@@ -114,10 +114,16 @@ def decode(
       ValueError: if a channel has more than 8 bits, which would be cut off.
     """
     with _opened(content) as image:
-        if image.mode[0] in "IF":
+        # Of colours Pillow cuts them off itself; its raw mode tells.
+        raw = str(getattr(image, "tile", ""))
+        if image.mode[0] in "IF" or ";16" in raw:
             raise ValueError(
-                f"expected 8 bits a channel, found Pillow's mode {image.mode}"
+                "expected 8 bits a channel, found more (Pillow's mode "
+                f"{image.mode})"
             )
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
         image = image.convert("L" if image_format.channels == 1 else "RGB")
         size = image_format.size, image_format.size
         if resized := image.size != size:

@@ -59,6 +59,8 @@ class RunFolder:
         with files.exclusive(self.config.folder):
             for name in TABLES:
                 logs.read_rows(self._path(name))
+                files.sweep(self._path(name))
+            files.sweep(self._path("config.json"))
             if not self.config.resume:
                 for old in checkpoints.list_checkpoints(self.config.folder):
                     old.path.unlink()

@@ -91,17 +91,21 @@ class Settings:
         Raises:
           ConfigError: if a setting differs that has to stay.
         """
-        notes = []
+        notes, noted = [], set(self.NOTED)
+        if "data_dir" in before and self.datasource == "folder":
+            # Of one's own images the place is all that tells which they are.
+            noted.add("data_dir")
         for field, now in dataclasses.asdict(self).items():
             was = before.get(field, now)
-            if now != was and field not in self.FREE:
-                if field not in self.NOTED:
-                    self.refuse(
-                        field,
-                        f"{was!r}, with which {source} was made (or "
-                        "--noresume, or another folder)",
-                    )
-                notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
+            if now == was or field in self.FREE - noted:
+                continue
+            if field not in noted:
+                self.refuse(
+                    field,
+                    f"{was!r}, with which {source} was made (or --noresume, or "
+                    "another folder)",
+                )
+            notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
 
     @property

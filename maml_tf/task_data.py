@@ -13,7 +13,8 @@ def require_tasks(model: keras.Model, inputs) -> None:
             "The data: expected `((support_x, support_y, query_x), query_y)`, "
             "each with a leading task axis, found inputs of shape "
             f"{', '.join(map(str, found))}. `maml_tf.tasks.from_arrays` makes "
-            "tasks of labelled examples."
+            "tasks of labelled examples; without query_y a data set yields "
+            "`((support_x, support_y, query_x),)`."
         )
     support_x, support_y, query_x = inputs
     require_inputs(model, support_x, "B, n")
@@ -41,15 +42,31 @@ def require_same_examples(x, y, axes: str) -> None:
       y: targets, nested, or other inputs.
       axes: which both have first: "n", "B", or "B, n".
     """
-    count = len(axes.split(", "))
-    first, *others = (
-        tf.TensorShape(part.shape[:count]) for part in tf.nest.flatten((x, y))
-    )
+    count, parts = len(axes.split(", ")), tf.nest.flatten((x, y))
+    for part in parts:
+        _require_axes(part)
+    first, *others = (tf.TensorShape(part.shape[:count]) for part in parts)
     if 0 in first or not all(first.is_compatible_with(o) for o in others):
         raise ValueError(
             f"The data: expected the same leading axes [{axes}] of all parts, "
             "none of them empty, found the shapes "
-            f"{', '.join(map(str, map(_shape, tf.nest.flatten((x, y)))))}."
+            f"{', '.join(map(str, map(_shape, parts)))}."
+        )
+
+
+def _require_axes(part):
+    if isinstance(part, tf.RaggedTensor):
+        raise ValueError(
+            "The data: expected tasks of as many examples in a meta-batch, "
+            f"found a ragged tensor of shape {_shape(part)}. Pad it, with "
+            "labels that the losses leave out (`ignore_class`), or batch tasks "
+            "of one size."
+        )
+    if tf.TensorShape(part.shape).rank is None:
+        raise ValueError(
+            "The data: expected tensors of a known number of axes, found one "
+            "of which it is not known. Give `from_generator` an "
+            "`output_signature`, or call `set_shape`."
         )
 
 
@@ -65,7 +82,18 @@ def tensors(data):
     whole = all(np.isscalar(part) for part in tf.nest.flatten(data))
     if isinstance(data, (list, tuple)) and not whole:
         return type(data)(map(tensors, data))
-    return tf.convert_to_tensor(data)
+    return tensor(data)
+
+
+def tensor(array) -> tf.Tensor:
+    """Returns an array as a tensor.
+
+    Raises:
+      ValueError: if its parts are of several sizes.
+    """
+    if isinstance(array, tf.RaggedTensor):
+        _require_axes(array)
+    return tf.convert_to_tensor(array)
 
 
 def in_order(model: keras.Model, x) -> list:
