@@ -297,6 +297,7 @@ def test_arguments_of_learners(row, here):
 
 QUERY = np.zeros([2, 4, 3], "float32")
 LABELS = np.zeros([2, 4], "int32")
+RAGGED = tf.RaggedTensor.from_row_lengths(np.zeros([7, 3], "float32"), [4, 3])
 TENSORS = {
     "without tasks": ((QUERY[0], LABELS[0], QUERY[0]), "[B, n, 3]"),
     "with an axis too many": (
@@ -325,6 +326,11 @@ TENSORS = {
     "two parts": ((QUERY, LABELS), "The data: expected `((support_x"),
     "four parts": ((QUERY, LABELS, QUERY, LABELS), "The data: expected"),
     "one part": (QUERY, "The data: expected `((support_x, support_y, query_x)"),
+    "inputs of a data set": (QUERY, "yields `((support_x, support_y, query_x)"),
+    "a ragged support set": (
+        (RAGGED, tf.ragged.constant([[0] * 4, [0] * 3]), QUERY),
+        "as many examples in a meta-batch, found a ragged tensor of shape [2, ",
+    ),
     "a dictionary": ({"x": QUERY}, "The data: expected `((support_x"),
     "nothing": (None, "found inputs of shape NoneType"),
     "no support set": ((None, LABELS, QUERY), "takes inputs of shape"),
@@ -338,6 +344,44 @@ def test_tensors(row, make, here):
     data, fragment = row
     learner = make()
     check_error(lambda: learner(data), [fragment], here)
+
+
+def test_tasks_of_several_sizes_in_training(here):
+    learner = maml()()
+    learner.compile("sgd")
+    check_error(
+        lambda: learner.fit((RAGGED, LABELS, QUERY), LABELS, verbose=0),
+        ["found a ragged tensor"],
+        here,
+    )
+
+
+def test_tensors_of_any_number_of_axes(here):
+    learner = maml()()
+    learner.compile("sgd")
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([((QUERY, LABELS, QUERY), LABELS)]),
+        output_types=((tf.float32, tf.int32, tf.float32), tf.int32),
+    )
+    check_error(
+        lambda: learner.fit(data, verbose=0, shuffle=False),
+        ["expected tensors of a known number of axes", "`output_signature`"],
+        here,
+    )
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize("shape", [[2, 4, 1], [2, 4], [2, 4, 3]], ids=str)
+def test_targets_that_a_compiled_loss_would_broadcast(shape, engine, here):
+    learner = maml(network(), "mse", engine=engine)()
+    learner.compile("sgd", "mse")
+    tasks_ = (QUERY, np.zeros([2, 4, 2], "float32"), QUERY)
+    for call in (learner.fit, learner.evaluate):
+        check_error(
+            lambda call=call: call(tasks_, np.zeros(shape), verbose=0),
+            ["The targets: expected, by the predictions, the shape"],
+            here,
+        )
 
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

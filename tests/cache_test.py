@@ -1,6 +1,7 @@
 """What comes from the cache is what was made, or it is made again."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -218,3 +219,12 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     get("~/here", made)
     assert (tmp_path / "here" / "name.array").is_file()
+
+
+def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
+    old, new = (tmp_path / f".name.array.{16 * d}" for d in "01")
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    get(tmp_path, made)
+    assert not old.exists() and new.exists()

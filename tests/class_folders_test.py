@@ -1,8 +1,11 @@
 """Anyone's class folders: any size and colour, any number of images."""
 
 import io
+import logging
 import shutil
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -176,3 +179,59 @@ def test_the_last_folder_called_as_a_part_is_the_part(folder):
     assert load(outer.parent).data.sizes.tolist() == [*SIZES.values()]
     with pytest.raises(DataError, match="expected images of test classes"):
         load(outer.parent, "test")
+
+
+def test_a_part_may_be_an_archive_of_its_classes(folder):
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        for path in (folder / "train").rglob("*.png"):
+            archive.write(path, path.relative_to(folder / "train"))
+    shutil.rmtree(folder / "train")
+    assert load(folder).data.sizes.tolist() == [*SIZES.values()]
+
+
+def test_what_shows_through_is_white(folder):
+    pixels = np.zeros([16, 16, 4], "uint8")
+    pixels[:8, :, 3] = 255  # ink above, and nothing below
+    pixels[8:10, :, 3] = 51  # but for a shadow
+    path = folder / "train" / "bee" / "0.png"
+    Image.fromarray(pixels).save(path)
+    found = load(folder, channels=1).data.images[3, ..., 0]
+    assert (found[:8] == 0).all() and (found[10:] == 255).all()
+    assert (found[8:10] == 204).all()
+
+
+@pytest.mark.parametrize("kind, channels", [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_sixteen_bits_are_refused(kind, channels, folder):
+    """Pillow writes none."""
+
+    def chunk(name, content):
+        whole = name + content
+        size, check = len(content), zlib.crc32(whole)
+        return struct.pack(">I", size) + whole + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)
+    rows = 2 * (b"\0" + bytes(4 * channels))
+    (folder / "train" / "bee" / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match="deep.png: expected 8 bits a channel"):
+        load(folder)
+
+
+def test_a_cache_among_the_data_is_made_once(folder, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        load_class_folders(folder, "train", Format(16, 3), folder / "cache")
+    assert caplog.text.count("Making") == 1
+
+
+def test_two_data_sets_share_a_cache(folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path / "more")
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        for place in (folder, tmp_path / "more"):
+            load(place)
+    assert caplog.text.count("Making") == 2

@@ -180,3 +180,15 @@ def test_page_prints_what_it_says():
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(code, {})
     assert output.getvalue() == printed
+
+
+def test_a_thread_that_leaves_takes_nothing_from_another():
+    originals = tf.nn.moments, tf.nn.max_pool, tf.image.resize
+    here, other = exact.operations(), exact.operations()
+    with here:
+        other.__enter__()
+    # Whoever came first has left, and the other is still inside.
+    assert tf.nn.moments is exact.moments
+    assert tf.image.resize is exact.resize
+    other.__exit__(None, None, None)
+    assert originals == (tf.nn.moments, tf.nn.max_pool, tf.image.resize)

@@ -122,3 +122,19 @@ def test_a_file_that_is_replaced_on_a_full_disk_is_named(tmp_path):
 
 def test_a_line_on_a_full_disk_is_lost_and_no_more(full):
     files.say("x", file=full)
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    for name in ("x", "y"):
+        for digits in ("0123456789abcdef", "fedcba9876543210"):
+            (tmp_path / f".{name}.{digits}").touch()
+    old = tmp_path / ".x.0123456789abcdef"
+    os.utime(old, (0, 0))
+    others = [tmp_path / "x", tmp_path / ".x.py", tmp_path / ".running"]
+    for path in others:
+        path.touch()
+    files.sweep(tmp_path / "x", age=60.0)
+    assert not old.exists() and len(list(tmp_path.glob(".x.*"))) == 2
+    files.sweep(tmp_path / "x")
+    left = {*others, *tmp_path.glob(".y.*")}
+    assert {*tmp_path.iterdir()} == left and len(left) == 5

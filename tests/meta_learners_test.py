@@ -439,6 +439,15 @@ def test_tasks_per_step_need_a_number_of_tasks():
             learner.engine_for((x, None, x))
 
 
+def test_sizes_that_are_not_known_are_taken_for_the_largest_before():
+    network, loss, _ = images()
+    learner = MAML(network, loss, inner_lr=0.1)
+    features = network.input_shape[1:]
+    parts = [tf.TensorSpec([4, n, *features]) for n in (40, 4, None)]
+    large, small, unknown = [learner.engine_for((x, None, x)) for x in parts]
+    assert large == unknown != small
+
+
 def recurrent():
     return keras.Sequential(
         [keras.Input((4, 1)), keras.layers.GRU(2), keras.layers.Dense(1)]

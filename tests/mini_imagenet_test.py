@@ -115,6 +115,34 @@ def test_class_folders_beside_the_csvs_they_were_made_from(folder):
     )
 
 
+def test_whole_class_folders_of_raw_names_go_before_the_csvs(folder):
+    forms.write(folder, dict(forms.tables()))
+    for part, name, rank in forms.each_image():
+        file = f"{name}_{forms.RAW[rank - 1]}.JPEG"
+        place = f"{forms.FOLDERS[part]}/{name}/{file}"
+        forms.write(folder, {place: forms.photo(name, rank)})
+    found = load(folder.parent)
+    assert found.form == "class folders"
+    by_name = sorted(forms.LISTED, key=lambda rank: str(forms.RAW[rank - 1]))
+    names = mini_imagenet.class_list("validation")
+    np.testing.assert_array_equal(
+        found.data.images,
+        [forms.pixels(name, rank) for name in names for rank in by_name],
+    )
+
+
+def test_rows_of_a_pickle_that_no_class_has_are_passed_over(folder):
+    forms.cache_pickles(folder)
+    path = folder / "mini-imagenet-cache-val.pkl"
+    content = pickle.loads(path.read_bytes())
+    more = np.zeros([2, 84, 84, 3], np.uint8)
+    content["image_data"] = np.concatenate([content["image_data"], more])
+    path.write_bytes(pickle.dumps(content, 2))
+    np.testing.assert_array_equal(
+        load(folder.parent).data.images, forms.expected("validation")
+    )
+
+
 def test_the_originals_folder_without_images_is_passed_over(folder):
     forms.write(folder, dict(forms.tables()))
     forms.write(folder, {"proc_images.py": b""})

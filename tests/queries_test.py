@@ -1,5 +1,7 @@
 """Whose statistics a query is predicted with."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -106,6 +108,16 @@ def test_the_measured_examples_are_forgotten_after_an_error():
     x = tf.constant([[0.0], [2.0]])
     y = norms.BatchStatisticsNorm(epsilon=0.0)(x)
     np.testing.assert_allclose(y, [[-1.0], [1.0]])
+
+
+def test_the_measured_examples_are_those_of_a_thread():
+    x, layer = tf.constant([[0.0], [2.0]]), norms.BatchStatisticsNorm(epsilon=0)
+    with (
+        norms.statistics_of_first(1),
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        beside = pool.submit(layer, x).result()
+    np.testing.assert_allclose(beside, [[-1.0], [1.0]])
 
 
 def sets(support, queries, features, tasks=2):

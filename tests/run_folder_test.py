@@ -173,9 +173,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 def test_what_a_killed_process_left_goes(undisturbed, tmp_path, monkeypatch):
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     [newest] = tmp_path.glob("*/model300.npz")
-    newest.with_name(f".{newest.name}.0123456789abcdef").touch()
+    for name in (newest.name, "training.csv", "config.json"):
+        newest.with_name(f".{name}.0123456789abcdef").touch()
     monkeypatch.setattr(checkpoints, "KEPT", 2)
     assert trains(tmp_path, 300) == 0
+    assert not list(newest.parent.glob(".*.0123456789abcdef"))
     left = {path.name for path in newest.parent.glob("*model*")}
     assert left == {"model200.npz", "model300.npz"}
 
@@ -224,6 +226,14 @@ def test_says_what_it_continues_with_otherwise(tmp_path, capsys):
     assert "Changed: --meta_lr: 0.001 before, 0.5" in output
     arrays = content(tmp_path, 200).values()
     assert any(a.shape == () and a == np.float32(0.5) for a in arrays)
+
+
+@pytest.mark.parametrize("datasource", ["folder", "miniimagenet"])
+def test_another_place_of_ones_own_images_is_said(datasource):
+    config = Config(datasource, data_dir="b", max_pool=True)
+    before = dataclasses.asdict(config) | {"data_dir": "a"}
+    notes = ["--data_dir: a before, b"] * (datasource == "folder")
+    assert config.changes_since(before, "model1.npz") == notes
 
 
 def test_a_run_knows_its_commits_and_what_changed(

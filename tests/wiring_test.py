@@ -21,6 +21,7 @@ def drawn(monkeypatch):
     """Returns what samplers are made with, of a few images."""
 
     def few_images(config, part):
+        told["part"] = part
         side = 84 if config.datasource == "miniimagenet" else 28
         images = np.zeros([CLASSES * IMAGES, side, side, 1], np.uint8)
         names = tuple(map(str, range(CLASSES)))
@@ -101,11 +102,19 @@ def test_tasks_of_training_and_test_are_the_originals_lists(drawn):
     assert (drawn["list_seed"], drawn["length"]) == (5, 200_000)
     assert (drawn["seed"], drawn["images"]) == (3, 2)
     assert drawn["rotate"] and drawn["white"] == 1
+    assert drawn["part"] == "train"
     train.validation_tasks(config)
+    assert drawn["part"] == "validation"
     assert (drawn["list_seed"], drawn["length"], drawn["seed"]) == (6, 600, 3)
     train.test_tasks(Config("omniglot", shots=1, train=False, seed=3))
     assert (drawn["list_seed"], drawn["length"], drawn["seed"]) == (6, 600, 1)
     assert drawn["rotate"]
+
+
+@pytest.mark.parametrize("test_set", [False, True])
+def test_which_classes_a_test_is_of(test_set, drawn):
+    train.test_tasks(Config("omniglot", train=False, test_set=test_set))
+    assert drawn["part"] == ("test" if test_set else "validation")
 
 
 def test_what_becomes_one_and_whether_tests_are_rotated(drawn):
@@ -197,6 +206,7 @@ def test_reptile_rotates_in_training_alone(drawn):
     assert drawn["rotate"] and drawn["white"] == 1
     for part in ("train", "test"):
         reptile_train.evaluation_tasks(config, part, 1, 2)
+        assert drawn["part"] == part
         assert drawn["rotate"] == (part == "train")
         assert drawn["seed"] == 2 << 32
 
