@@ -136,6 +136,13 @@ def test_an_archive_may_lie_beside_what_was_unpacked_from_it(folder):
     assert load(folder).data.sizes.tolist() == [*SIZES.values()]
 
 
+def test_an_archive_of_other_images_is_no_copy(folder):
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        archive.writestr("train/bee/0.png", picture(9) + b"more")
+    with pytest.raises(DataError, match="expected one image of a name"):
+        load(folder)
+
+
 def test_dots_in_the_names_of_class_archives(folder):
     for i in (1, 2):
         path = folder / "train" / f"Quercus sp. {i}.zip"

@@ -49,6 +49,19 @@ def test_file_takes_its_place_at_the_end(before, tmp_path):
     assert contents(tmp_path) == {"file": b"new"}
 
 
+def test_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    called = []
+
+    def noted(name, done):
+        return lambda *given: [called.append(name), done(*given)]
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(files.os, name, noted(name, getattr(os, name)))
+    with files.replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert called == ["fsync", "replace"]
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_exception_leaves_what_was_there(error, before, tmp_path):
     with pytest.raises(error), files.replacing(tmp_path / "file") as file:

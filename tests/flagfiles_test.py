@@ -178,10 +178,14 @@ def test_runs_several_and_lists_those_that_fail(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.endswith("Failed: omniglot_5way_1shot\n")
 
 
-def test_a_budget_is_for_training(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("2m", 120), ("2h", 7200), ("90s", 90), ("1.5h", 5400)],
+)
+def test_a_budget_is_for_training(given, seconds, monkeypatch, tmp_path):
     called = fake_calls(monkeypatch)
-    run.main(["sinusoid_maml", "--budget=2m", f"--logdir={tmp_path}"])
-    assert [budget for *_, budget in called] == [120, None, None, None]
+    run.main(["sinusoid_maml", f"--budget={given}", f"--logdir={tmp_path}"])
+    assert [budget for *_, budget in called] == [seconds, None, None, None]
 
 
 def test_a_policy_is_tested_when_its_budget_is_spent(monkeypatch, tmp_path):
@@ -230,6 +234,39 @@ def test_a_program_ends_with_what_runs_it(monkeypatch):
     with pytest.raises(SystemExit):
         run._call("module", "flagfile", [])
     assert Process.ended
+
+
+class Lasting:
+    """A process that outlasts its budget, and ends as it is asked to."""
+
+    def __init__(self, status):
+        self.status, self.returncode, self.asked = status, None, False
+
+    def wait(self, budget=None):
+        if not self.asked:
+            raise subprocess.TimeoutExpired("x", budget)
+        self.returncode = self.status
+
+    def terminate(self):
+        self.asked = True
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped"), [(-15, True), (143, True), (0, False)]
+)
+def test_a_program_is_asked_to_end_with_its_budget(
+    status, stopped, monkeypatch
+):
+    process = Lasting(status)
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: process)
+    assert run._call("module", "flagfile", [], 1) is stopped
+    assert process.asked
+
+
+def test_a_program_that_fails_at_the_end_of_its_budget_has_failed(monkeypatch):
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: Lasting(1))
+    with pytest.raises(subprocess.CalledProcessError):
+        run._call("module", "flagfile", [], 1)
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n][0].flagfile])

@@ -1,6 +1,7 @@
 """TensorFlow 1 checkpoints of the originals, in and out, by their names."""
 
 import json
+import os
 import shutil
 
 import keras
@@ -407,6 +408,19 @@ def test_a_failed_write_leaves_what_was_there(good, monkeypatch):
         legacy.save(good, maml(models.omniglot_conv(5, 8)))
     after = {p.name: p.read_bytes() for p in good.parent.iterdir()}
     assert after == before
+
+
+def test_an_index_takes_its_place_after_its_data(tmp_path, monkeypatch):
+    """Killed in between, it would be an old one's or a new one's alone."""
+    replace, placed = os.replace, []
+
+    def keep(source, target):
+        placed.append(os.path.splitext(target)[1])
+        replace(source, target)
+
+    monkeypatch.setattr(legacy.os, "replace", keep)
+    legacy.save(tmp_path / "model1", maml(models.sinusoid_mlp(1)))
+    assert placed[:2] == [".data-00000-of-00001", ".index"]
 
 
 def test_optimizer_tensors_of_a_maml_run_are_left_out(good):

@@ -275,13 +275,15 @@ def test_adapted_are_the_only_ones_that_adapt(float64):
         np.testing.assert_allclose(actual[i], expected, 1e-9, 1e-12)
 
 
-def test_task_metrics_are_before_and_after():
+@pytest.mark.parametrize("test_inner_steps", [None, 4])
+def test_task_metrics_are_before_and_after(test_inner_steps):
     network, loss, (x, y) = sinusoid()
     learner = MAML(
         network,
         loss,
         inner_lr=0.1,
         inner_steps=2,
+        test_inner_steps=test_inner_steps,
         task_metrics={"mse": losses.mean_squared_error},
     )
     learner.compile("sgd", loss)

@@ -68,6 +68,19 @@ def test_by_definition(engine, inputs):
                 )
 
 
+def test_a_penalty_is_the_mean_of_those_of_each_query(inputs):
+    support, _, query = inputs
+    layer = keras.layers.Dense(
+        2, kernel_initializer="identity", activity_regularizer="l2"
+    )
+    network = keras.Sequential([keras.Input((2,)), layer])
+    made = learner("support_and_query", "looped", network)
+    found = made(inputs).penalty[-1]
+    once = (support**2).sum((1, 2)) + (query**2).sum(2).mean(1)
+    # Keras divides by the number of examples.
+    np.testing.assert_allclose(found, 0.01 * once / (SUPPORT + 1), 1e-5)
+
+
 def test_ways_agree_where_support_and_queries_are_the_same(engine):
     rng = np.random.default_rng(1)
     x = rng.random([2, 5, 28, 28, 1], "float32")

@@ -6,12 +6,13 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maml_tf import main_rl
+from maml_tf import comparison, evaluation, main_rl
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
 
@@ -181,6 +182,14 @@ def test_other_deviations_are_other_records(tmp_path, monkeypatch):
     assert len(pages.chosen([r for r in taken if r["deviations"]])) == 1
 
 
+def test_other_runs_are_other_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "RECORDS", tmp_path)
+    found = {"shots": 5, "settings": {}, "iterations": 1, "seed": 0, **OTHERS}
+    changes = {}, {"iterations": 2}, {"seed": 1}, {"shots": 10}
+    names = [collect.collected("sinusoid_maml", found | c) for c in changes]
+    assert len({*names}) == len(changes)
+
+
 CURVE = {
     "reptile_g3": ("evaluation.json", "curve.csv"),
     "omniglot_5way_1shot": ("test_ubs1.json", "validation.csv"),
@@ -212,6 +221,7 @@ def test_the_curve_of_a_training_is_taken_too_if_it_is_of_the_test(
     (run / result).write_text(json.dumps(found))
     (run / "config.json").write_text(json.dumps(SCORED))
     (run / curve).write_text("iteration,train,test\n1,0.2,0.4\n")
+    assert not collect.collect(name, run, since=time.time() + 60)
     [file] = collect.collect(name, run, since=0)
     taken = json.loads((tmp_path / "records" / file).read_text())
     assert ("curve" in taken) == is_of_it
@@ -382,6 +392,30 @@ def test_protocols_tell_how_training_deviates(monkeypatch, tmp_path):
     assert kept["seed"] == 3
 
 
+def test_protocols_pair_the_same_tasks_alone():
+    base, scores = np.array([50.0, 70.0, 90.0]), np.array([60.0, 70.0, 95.0])
+    paired = protocols._row("x", scores, base, True)
+    assert paired["paired"] and paired["mean"] == 75
+    expected = comparison.paired(scores, base)
+    found = paired["difference"], paired["difference_ci95"]
+    np.testing.assert_allclose(found, expected)
+    apart = protocols._row("x", scores, base)
+    halves = [evaluation.half_width(each) for each in (scores, base)]
+    assert apart["difference"] == 5 and not apart["paired"]
+    assert apart["difference_ci95"] == pytest.approx(np.hypot(*halves))
+    assert protocols._row("x", base, None)["difference"] is None
+
+
+def test_which_choices_of_protocols_change_the_tasks():
+    other = {
+        words
+        for words, changes in protocols.CHOICES.items()
+        if protocols.OTHER_TASKS & {*changes}
+    }
+    tasks = {"15 queries a class", "validation classes", "10,000 tasks"}
+    assert other == tasks
+
+
 def test_an_imported_checkpoint_is_a_deviation():
     found = {"shots": 5, "settings": None, "selected": "imported"}
     found["checkpoint"] = "model59999"
@@ -419,6 +453,35 @@ def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
     x, scores = figures._scores(found[0], tmp_path, "test", 80)
     assert x.tolist() == [79] * (length == 80)
     assert scores.tolist() == pytest.approx([25] * (length == 80))
+
+
+def test_the_longest_combinations_are_compared():
+    found = [
+        of(length) | {"experiment": name, "curve": "x.csv"}
+        for name in figures.COMBINATIONS
+        for length in (50, 100)
+    ]
+    drawn = figures._combined(found)
+    assert [r["iterations"] for r in drawn] == [100] * len(figures.COMBINATIONS)
+
+
+def test_a_curve_that_has_left_the_axes_does_not_come_back():
+    mean = np.array([1.0, 9.0, 1.0])
+    found, _ = figures._inside(mean, np.zeros(3), 4.0)
+    np.testing.assert_array_equal(found, [1, np.nan, np.nan])
+
+
+def test_hours_are_those_of_the_iterations_done(tmp_path, monkeypatch):
+    rows = [f"{10 * i},0.5\n" for i in range(1, 6)]
+    (tmp_path / "x.csv").write_text("iteration,accuracy_1\n" + "".join(rows))
+    drawn = []
+    monkeypatch.setattr(
+        figures.plots, "plot_training", lambda *given: drawn.append(given)
+    )
+    record = of(50) | {"curve": "x.csv", "seconds": 3600}
+    assert figures._training([record], tmp_path, "x.png", "hours")
+    [(curves, _, _, axis)] = drawn
+    assert axis == "hours" and curves["MAML"][0].tolist() == [1.0]
 
 
 def test_seeds_tested_after_other_steps_meet_in_those_of_both():

@@ -186,6 +186,28 @@ def test_evaluates_in_the_precision_of_the_policy():
 
 
 @pytest.mark.usefixtures("float64")
+def test_each_round_of_an_evaluation_draws_anew():
+    goals = Navigation().test_tasks(2)
+    found = evaluation.evaluate(learner(), goals, [0.0], trajectories=3)
+    before, after = (met.actions.numpy() for met in found.trajectories)
+    assert not np.isclose(before, after).any()
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_policy_adapts_to_what_its_budget_of_steps_keeps():
+    made = learner()
+    tasks = tf.repeat(tf.constant(Navigation().test_tasks(2))[:, None], 4, 1)
+    theta = [tf.repeat(part[None], 2, 0) for part in made.network.weights]
+    rate = tf.constant(0.5, tf.float64)
+    ends = [
+        evaluation._round(made, tasks, budget)(theta, SEED, rate)[2]
+        for budget in (0, 1)
+    ]
+    for whole, first in zip(*ends, strict=True):
+        assert not np.allclose(whole, first)
+
+
+@pytest.mark.usefixtures("float64")
 def test_tasks_do_not_interact():
     made = learner()
     first, _ = two_rounds(made)

@@ -348,6 +348,15 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_of_another_stays(tmp_path):
+    """Somebody removed the file, and another process has made its own."""
+    lock = tmp_path / ".running"
+    with files.exclusive(tmp_path):
+        lock.unlink()
+        lock.write_text("another")
+    assert lock.read_text() == "another"
+
+
 def scalars(logdir):
     """Returns steps and values by tag."""
     found = {}

@@ -112,9 +112,11 @@ def test_tasks_of_training_and_test_are_the_originals_lists(drawn):
 
 
 @pytest.mark.parametrize("test_set", [False, True])
-def test_which_classes_a_test_is_of(test_set, drawn):
-    train.test_tasks(Config("omniglot", train=False, test_set=test_set))
+def test_which_classes_a_test_is_of_and_how_many_tasks(test_set, drawn):
+    some = {"train": False, "test_set": test_set, "test_tasks": 1000}
+    train.test_tasks(Config("omniglot", **some))
     assert drawn["part"] == ("test" if test_set else "validation")
+    assert drawn["length"] == 1000
 
 
 def test_what_becomes_one_and_whether_tests_are_rotated(drawn):
@@ -240,6 +242,14 @@ def test_settings_of_policies_reach_the_learner():
     first = made.network.layers[1]
     assert first.units == 5
     assert first.activation.__name__ == "tanh"
+
+
+def test_each_iteration_of_a_policy_draws_anew():
+    sampler = rl_train.training_tasks(policy(), Navigation(), 2)
+    first, second, again = map(sampler, (0, 1, 1))
+    for one, other, same in zip(first, second, again, strict=True):
+        assert (one != other).numpy().any()
+        np.testing.assert_array_equal(other, same)
 
 
 def test_the_seed_draws_the_goals():
