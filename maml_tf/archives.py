@@ -140,29 +140,32 @@ def _zip_members(file):
 
 
 def _tar_members(file):
-    links, folders = {}, set()
     with tarfile.open(fileobj=file) as archive:
         for info in archive:
-            path, is_link = (
-                PurePosixPath(info.name),
-                info.islnk() or info.issym(),
-            )
-            folders.update(path.parents)
-            if info.issym():
-                links[path] = posixpath.join(path.parent, info.linkname)
+            is_link = info.islnk() or info.issym()
             if info.isfile() or is_link:
                 opened = functools.partial(_extracted, archive, info)
                 # A link's own size is 0, which would be an empty file.
-                yield Member(path, info.size or is_link, opened)
+                yield Member(
+                    PurePosixPath(info.name), info.size or is_link, opened
+                )
         # Python takes a cut or damaged header for the end.
         archive.fileobj.seek(archive.offset)
         size = tarfile.BLOCKSIZE
         if archive.fileobj.read(size) != bytes(size):
             raise tarfile.ReadError("it is cut off or damaged")
-    for path, target in links.items():
-        if PurePosixPath(posixpath.normpath(target)) in folders:
+        _refuse_linked_folders(archive.getmembers())
+
+
+def _refuse_linked_folders(infos):
+    """Refuses links to folders: what is in them would be missed."""
+    places = {info: PurePosixPath(info.name) for info in infos}
+    folders = {f for place in places.values() for f in place.parents}
+    for info, place in places.items():
+        target = posixpath.normpath(place.parent / info.linkname)
+        if info.issym() and PurePosixPath(target) in folders:
             raise tarfile.ReadError(
-                f"{path} is a link to a folder; pack what it leads to (tar -h)"
+                f"{place} is a link to a folder; pack what it leads to (tar -h)"
             )
 
 

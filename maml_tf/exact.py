@@ -193,6 +193,13 @@ def resize(images, *args, **kwargs):
     return tf.custom_gradient(forward)(images)
 
 
+_PLACES = (
+    (tf.nn, "moments", moments),
+    (tf.nn, "max_pool", max_pool),
+    (tf.image, "resize", resize),
+)
+
+
 class _StandIns:
     """A context that has the stand-ins in place while any thread is inside.
 
@@ -202,26 +209,20 @@ class _StandIns:
 
     def __init__(self):
         self._lock, self._inside = threading.Lock(), 0
-        self._places = contextlib.ExitStack()
+        self._placed = contextlib.ExitStack()
 
     def __enter__(self):
         with self._lock:
             if self._inside == 0:
-                self._places.enter_context(
-                    mock.patch.multiple(
-                        tf.nn, moments=moments, max_pool=max_pool
-                    )
-                )
-                self._places.enter_context(
-                    mock.patch.object(tf.image, "resize", resize)
-                )
+                for place in _PLACES:
+                    self._placed.enter_context(mock.patch.object(*place))
             self._inside += 1
 
     def __exit__(self, *error):
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._places.close()
+                self._placed.close()
 
 
 _stand_ins = _StandIns()
