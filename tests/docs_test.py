@@ -74,12 +74,21 @@ def test_flags_of_commands_exist(page):
                 assert (ROOT / name).exists()
 
 
+def anchors(page):
+    """Returns the headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    words = [re.sub(r"[^\w -]", "", heading.lower()) for heading in headings]
+    return {word.replace(" ", "-") for word in words}
+
+
 @page
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        if "://" not in link:
-            assert (page.parent / link).exists(), link
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text)
+    for path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), anchor
 
 
 def test_the_quickstart_is_thirty_lines():
