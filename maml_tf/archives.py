@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -13,7 +14,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -159,26 +159,31 @@ def _tar_members(file):
 
 def _refuse_linked_folders(infos):
     """Refuses links to folders: what is in them would be missed."""
-    places = {info: PurePosixPath(info.name) for info in infos}
-    folders = {f for place in places.values() for f in place.parents}
-    for info, place in places.items():
-        target = posixpath.normpath(place.parent / info.linkname)
-        if info.issym() and PurePosixPath(target) in folders:
-            raise tarfile.ReadError(
-                f"{place} is a link to a folder; pack what it leads to (tar -h)"
-            )
+    links = {PurePosixPath(i.name): i.linkname for i in infos if i.issym()}
+    links = {p: to for p, to in links.items() if all(map(_is_visible, p.parts))}
+    if not links:
+        return
+    folders = {f for info in infos for f in PurePosixPath(info.name).parents}
+    for place, to in links.items():
+        if PurePosixPath(posixpath.normpath(place.parent / to)) in folders:
+            raise _linked(place, "a folder")
 
 
 def _extracted(archive, info):
-    try:
-        return archive.extractfile(info)
-    except KeyError:
-        raise tarfile.ReadError(
-            f"{info.name} is a link to what is not in it (tar -h packs it)"
-        ) from None
+    with contextlib.suppress(KeyError):
+        if file := archive.extractfile(info):
+            return file
+    raise _linked(info.name, "what is no file in it")
 
 
-@contextmanager
+def _linked(path, target):
+    return DataError(
+        f"{path}: expected a file in the archive, found a link to {target}. "
+        "Pack what links lead to, with tar -h."
+    )
+
+
+@contextlib.contextmanager
 def reading(name: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what reading a file raises into `DataError`, which names it."""
     try:

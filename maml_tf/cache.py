@@ -70,7 +70,7 @@ def cached(
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, fingerprint, np.ascontiguousarray(array), labels)
-        files.sweep(path, ABANDONED)
+    files.sweep(path, ABANDONED)
     # Another process may have replaced it by one of another fingerprint.
     return _read(path, fingerprint) or (array, labels)
 

@@ -87,7 +87,7 @@ def in_class_folders(sizes: Mapping[PurePosixPath, int], part: str) -> Classes:
 def _in_a_part(path):
     """Returns the part that the last such folder names, and what follows."""
     for place in range(len(path.parts) - 3, -1, -1):
-        if part := _PARTS.get(class_name(path.parts[place]).lower()):
+        if part := _PARTS.get(path.parts[place].lower()):
             return part, *path.parts[place + 1 :]
     return "", ""
 

@@ -139,11 +139,14 @@ def require_means(loss: Loss, y, prediction, where: str = IN_GROUPS) -> None:
         _require_each(*compared, where=where)
 
 
-def require_shapes(loss: Loss, y, prediction) -> None:
-    """Raises `ValueError` for targets that a loss of Keras would broadcast."""
-    for part, *compared in _by_output(loss, y, prediction):
-        if part is not None:
-            losses.require_shape(part, *compared)
+def shaped(loss: Loss, y, prediction):
+    """Returns targets as the compiled loss of each output compares them.
+
+    Raises:
+      ValueError: for targets that a loss of Keras would broadcast.
+    """
+    found = [losses.shaped(*each) for each in _by_output(loss, y, prediction)]
+    return tf.nest.pack_sequence_as(y, found) if found else y
 
 
 def _by_output(loss, y, prediction):

@@ -91,8 +91,10 @@ def sweep(path: str | os.PathLike[str], age: float = 0.0) -> None:
     """
     path, now = pathlib.Path(path), time.time()
     for half in path.parent.glob(f".{path.name}.{16 * '[0-9a-f]'}"):
-        if now - half.stat().st_mtime >= age:
-            half.unlink(missing_ok=True)
+        # Another process may be as quick.
+        with contextlib.suppress(FileNotFoundError):
+            if now - half.stat().st_mtime >= age:
+                half.unlink()
 
 
 def make_again(folder: str | os.PathLike[str]) -> None:

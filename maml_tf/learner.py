@@ -71,7 +71,7 @@ class Learner(Replicated):
             return compiled.uncompiled(
                 self.inner_loss, y, y_pred, sample_weight
             )
-        compiled.require_shapes(self.loss, y, y_pred)
+        y = compiled.shaped(self.loss, y, y_pred)
         if replicas.count() > 1:
             compiled.require_means(self.loss, y, y_pred, compiled.ON_REPLICAS)
         weight = compiled.of_tasks(sample_weight, self.loss, y, y_pred)

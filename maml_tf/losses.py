@@ -20,7 +20,12 @@ from maml_tf import shapes
 from maml_tf.checks import at_least
 from maml_tf.saving import Value, register
 
-LABELLED = ("sparse_categorical_crossentropy", "ctc", "circle")
+LABELLED = (
+    "categorical_generalized_cross_entropy",
+    "circle",
+    "ctc",
+    "sparse_categorical_crossentropy",
+)
 """Losses of Keras whose targets are of another shape than predictions."""
 TaskLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Loss: TypeAlias = str | keras.Loss | TaskLoss | list | tuple | dict[str, Any]
@@ -243,10 +248,15 @@ def _of_shape(y, shape):
     return y
 
 
-def require_shape(loss: str | keras.Loss | TaskLoss, y, prediction) -> None:
-    """Raises `ValueError` for targets that a loss of Keras would broadcast."""
-    if _is_pointwise(keras.losses.get(loss)):
-        _of_shape(y, prediction.shape)
+def shaped(loss: str | keras.Loss | TaskLoss | None, y, prediction):
+    """Returns targets in the shape of predictions, where a loss compares them.
+
+    Raises:
+      ValueError: if they would have to be broadcast to it.
+    """
+    if loss is None or not _is_pointwise(keras.losses.get(loss)):
+        return y
+    return _of_shape(y, prediction.shape)
 
 
 def values(loss: str | keras.Loss | TaskLoss, y, prediction) -> tf.Tensor:
@@ -256,8 +266,7 @@ def values(loss: str | keras.Loss | TaskLoss, y, prediction) -> tf.Tensor:
       ValueError: if targets are of another shape than predictions.
     """
     loss = keras.losses.get(loss)
-    if _is_pointwise(loss):
-        y = _of_shape(y, prediction.shape)
+    y = shaped(loss, y, prediction)
     return getattr(loss, "call", loss)(*_comparable(y, prediction))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import re
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -111,12 +112,13 @@ def decode(
       uint8 `[size, size, channels]`, and a bool.
 
     Raises:
-      ValueError: if a channel has more than 8 bits, which would be cut off.
+      ValueError: if a channel has more than 8 bits, which would be cut off;
+        of a PPM in colour it is not seen.
     """
     with _opened(content) as image:
         # Of colours Pillow cuts them off itself; its raw mode tells.
         raw = str(getattr(image, "tile", ""))
-        if image.mode[0] in "IF" or ";16" in raw:
+        if image.mode[0] in "IF" or re.search(";16[BLN]", raw):
             raise ValueError(
                 "expected 8 bits a channel, found more (Pillow's mode "
                 f"{image.mode})"

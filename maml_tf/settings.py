@@ -91,13 +91,14 @@ class Settings:
         Raises:
           ConfigError: if a setting differs that has to stay.
         """
-        notes, noted = [], set(self.NOTED)
-        if "data_dir" in before and self.datasource == "folder":
-            # Of one's own images the place is all that tells which they are.
-            noted.add("data_dir")
+        notes, noted = [], self.NOTED
+        # Of one's own images the place is all that tells which they are.
+        if getattr(self, "datasource", "") == "folder":
+            noted = noted | {"data_dir"}
+        free = self.FREE - noted
         for field, now in dataclasses.asdict(self).items():
             was = before.get(field, now)
-            if now == was or field in self.FREE - noted:
+            if now == was or field in free:
                 continue
             if field not in noted:
                 self.refuse(

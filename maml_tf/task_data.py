@@ -44,7 +44,8 @@ def require_same_examples(x, y, axes: str) -> None:
     """
     count, parts = len(axes.split(", ")), tf.nest.flatten((x, y))
     for part in parts:
-        _require_axes(part)
+        _refuse_ragged(part)
+        _require_rank(part)
     first, *others = (tf.TensorShape(part.shape[:count]) for part in parts)
     if 0 in first or not all(first.is_compatible_with(o) for o in others):
         raise ValueError(
@@ -54,7 +55,7 @@ def require_same_examples(x, y, axes: str) -> None:
         )
 
 
-def _require_axes(part):
+def _refuse_ragged(part):
     if isinstance(part, tf.RaggedTensor):
         raise ValueError(
             "The data: expected tasks of as many examples in a meta-batch, "
@@ -62,11 +63,15 @@ def _require_axes(part):
             "labels that the losses leave out (`ignore_class`), or batch tasks "
             "of one size."
         )
+
+
+def _require_rank(part):
     if tf.TensorShape(part.shape).rank is None:
         raise ValueError(
             "The data: expected tensors of a known number of axes, found one "
             "of which it is not known. Give `from_generator` an "
-            "`output_signature`, or call `set_shape`."
+            "`output_signature`, or call `set_shape`; where there were other "
+            "numbers of them before, `compile` anew."
         )
 
 
@@ -91,8 +96,7 @@ def tensor(array) -> tf.Tensor:
     Raises:
       ValueError: if its parts are of several sizes.
     """
-    if isinstance(array, tf.RaggedTensor):
-        _require_axes(array)
+    _refuse_ragged(array)
     return tf.convert_to_tensor(array)
 
 

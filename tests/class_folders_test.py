@@ -188,12 +188,11 @@ def test_the_last_folder_called_as_a_part_is_the_part(folder):
         load(outer.parent, "test")
 
 
-def test_a_part_may_be_an_archive_of_its_classes(folder):
+def test_a_flat_archive_of_a_part_is_no_class(folder):
     with zipfile.ZipFile(folder / "train.zip", "w") as archive:
-        for path in (folder / "train").rglob("*.png"):
-            archive.write(path, path.relative_to(folder / "train"))
-    shutil.rmtree(folder / "train")
-    assert load(folder).data.sizes.tolist() == [*SIZES.values()]
+        archive.writestr("train/bee.0.png", picture(1))
+        archive.writestr("more/train/0.png", picture(2))
+    assert load(folder).data.names == (*SIZES,)
 
 
 def test_what_shows_through_is_white(folder):

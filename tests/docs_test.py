@@ -76,7 +76,8 @@ def test_flags_of_commands_exist(page):
 
 def anchors(page):
     """Returns the headings of a page as links name them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    text = re.sub("```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     words = [re.sub(r"[^\w -]", "", heading.lower()) for heading in headings]
     return {word.replace(" ", "-") for word in words}
 

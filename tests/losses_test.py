@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import compiled, losses
+from maml_tf import MAML, compiled, losses
 
 # Two classes. Logits (log 3, 0) are probabilities (3/4, 1/4).
 SURE = [np.log(3.0), 0.0]
@@ -151,3 +151,29 @@ def test_a_task_weight_counts_once_where_weights_are_divided_by():
         expected = loss(y, prediction)
         actual = loss(y, prediction, weight)
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"],
+)
+def test_labels_are_targets_of_losses_that_take_them(name):
+    if not hasattr(keras.losses, name):
+        pytest.skip(f"this Keras has no {name}")
+    labels, shares = tf.ones([2, 4], tf.int32), tf.fill([2, 4, 3], 1 / 3)
+    loss = getattr(keras.losses, name)()
+    assert losses.per_task(loss, 1)(labels, shares).shape == [2]
+    assert compiled.shaped(loss, labels, shares) is labels
+
+
+@pytest.mark.parametrize("shape", [[3], [3, 5]])
+def test_targets_without_the_last_axis_may_have_weights(shape):
+    rng = np.random.default_rng(0)
+    x, y, query = (rng.random([3, 5, 1], np.float32) for _ in range(3))
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    weight, found = rng.random(shape, np.float32), []
+    for targets in (y, y[..., 0]):
+        learner = MAML(network, "mse", inner_lr=0.1)
+        learner.compile("sgd", "mse")
+        found.append(learner.evaluate((x, y, query), targets, 3, 0, weight))
+    assert found[0] == pytest.approx(found[1])
