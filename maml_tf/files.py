@@ -91,8 +91,8 @@ def sweep(path: str | os.PathLike[str], age: float = 0.0) -> None:
     """
     path, now = pathlib.Path(path), time.time()
     for half in path.parent.glob(f".{path.name}.{16 * '[0-9a-f]'}"):
-        # Another process may be as quick.
-        with contextlib.suppress(FileNotFoundError):
+        # It may be another user's, or gone by now: nothing depends on it.
+        with contextlib.suppress(OSError):
             if now - half.stat().st_mtime >= age:
                 half.unlink()
 
