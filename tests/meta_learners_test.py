@@ -216,7 +216,9 @@ def test_nothing_is_traced_again(engine):
     assert len(calls) == traced
 
 
-@pytest.mark.parametrize("engine", ["stacked", "looped"])
+@pytest.mark.parametrize(
+    "engine", ["stacked", pytest.param("looped", marks=pytest.mark.slow)]
+)
 def test_memory_does_not_grow(engine):
     network, loss, data = sinusoid()
     learner = learn(MAML, network, loss, engine=engine)

@@ -52,7 +52,8 @@ def train(strategy):
         learner = build()
     found = gradient(strategy, learner) if sys.argv[1] == "maml" else []
     batches = tf.data.Dataset.from_tensor_slices(data)
-    history = learner.fit(batches, epochs=20, shuffle=False, verbose=0)
+    epochs = int(sys.argv[5])
+    history = learner.fit(batches, epochs=epochs, shuffle=False, verbose=0)
     return found, [*history.history.values(), *learner.network.get_weights()]
 
 found, end = train(tf.distribute.get_strategy())
@@ -68,9 +69,10 @@ for one, two in zip(end, other, strict=True):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "maml stacked 0.0 4",
-        "maml looped 0.3 2",
-        pytest.param("reptile looped 0.3 2", marks=pytest.mark.slow),
+        "maml stacked 0.0 4 2",
+        pytest.param("maml stacked 0.0 4 20", marks=pytest.mark.slow),
+        "maml looped 0.3 2 20",
+        pytest.param("reptile looped 0.3 2 20", marks=pytest.mark.slow),
     ],
 )
 def test_replicas_train_as_one(arguments):

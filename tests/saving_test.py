@@ -92,6 +92,10 @@ LEARNERS = {
 }
 
 
+LIKE = ("keras_loss", "joint", "anil", "meta_sgd", "foml")
+"""Learners that train as another one does."""
+
+
 def compiled(make):
     keras.utils.set_random_seed(0)
     made = make()
@@ -135,6 +139,13 @@ def fit(learner, start, steps):
     ).history
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.slow] * (name in LIKE))
+        for name, make in LEARNERS.items()
+    ],
+)
 def test_three_and_three_updates_are_six(make, learner, tmp_path):
     path = tmp_path / "learner.keras"
     whole = fit(learner, 0, 6)

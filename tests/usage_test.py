@@ -134,7 +134,9 @@ def write_folder(folder):
                 Image.fromarray(pixels).save(place / f"{j}.png")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "channels", [1, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_anyones_class_folders(channels, tmp_path, capsys):
     write_folder(tmp_path / "mine")
     line = (
