@@ -93,7 +93,7 @@ LEARNERS = {
 
 
 LIKE = ("keras_loss", "joint", "anil", "meta_sgd", "foml")
-"""Learners that train as another one does."""
+"""Learners whose training has what that of another one here has."""
 
 
 def compiled(make):
