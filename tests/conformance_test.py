@@ -284,7 +284,12 @@ def learner(network, engine="looped", **options):
     return made
 
 
-LONG = {"application", "gru", "lstm"}  # exactness_test.py has the last two.
+# All but the first are in exactness_test.py, what can be stacked in
+# rules_test.py too.
+LONG = {
+    *("application", "gru", "lstm", "conv1d", "depthwise_and_separable"),
+    *("layer_norm", "group_norm"),
+}
 
 
 @pytest.fixture(

@@ -27,7 +27,7 @@ print(cores.side_by_side())
     [
         (32, {}, [1, 1, 8]),
         (4, {}, [1, 2, 4]),
-        (3, {}, [1, 2, 4]),
+        pytest.param(3, {}, [1, 2, 4], marks=pytest.mark.slow),
         (1, {}, [1, 8, 1]),
         (32, {"TF_NUM_INTRAOP_THREADS": "4"}, [2, 0, 2]),
     ],

@@ -86,14 +86,16 @@ def check_same(folder, alone):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_logical_devices_train_as_one(devices, alone, tmp_path):
     flags = "--strategy=mirrored", f"--logical_devices={devices}"
     assert not finish(start(tmp_path, *SHORT, *flags))
     check_same(tmp_path, alone)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_train_as_one(count, alone, tmp_path):
     workers = [
         start(tmp_path, *SHORT, "--strategy=multi_worker", TF_CONFIG=told)

@@ -130,7 +130,11 @@ def test_a_weight_is_that_of_a_task(loss):
     ids=["stacked", "groups", "looped"],
 )
 @pytest.mark.parametrize(
-    "weight", [None, np.array([0.0, 3.0, 1.0, 2.0])], ids=["plain", "weighted"]
+    "weight",
+    [
+        pytest.param(None, id="plain", marks=pytest.mark.slow),
+        pytest.param(np.array([0.0, 3.0, 1.0, 2.0]), id="weighted"),
+    ],
 )
 def test_without_a_compiled_loss_the_outer_is_the_inner_one(weight, options):
     rng = np.random.default_rng(0)

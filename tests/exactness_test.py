@@ -86,9 +86,24 @@ if not hasattr(layers, "RMSNormalization"):  # before Keras 3.9
 # XLA takes a quarter of a minute to compile a loop over time; unrolled, the
 # same layers run in every mode.
 SLOW_IN_XLA = {"SimpleRNN", "GRU", "LSTM", "SimpleRNN, dropout"}
+# The layers of this project, and those of which it replaces an operation. XLA
+# differentiates the others twice by rules of TensorFlow.
+OURS_IN_XLA = {
+    *("BatchNormalization", "LayerNormalization", "GroupNormalization"),
+    *("BatchStatisticsNorm", "BatchStatisticsNorm, pooled", "ExampleNorm"),
+    *("NormalizedConv2D", "NormalizedConv2D, pooled", "Dropout"),
+    *("MaxPooling1D", "MaxPooling2D", "MaxPooling2D, overlapping"),
+    *("MaxPooling2D, ties", "a shared layer", "Conv2D, strided"),
+}
 IN_MODES = [
     *((name, "graph") for name in NETWORKS),
-    *((name, "xla") for name in NETWORKS if name not in SLOW_IN_XLA),
+    *(
+        pytest.param(
+            name, "xla", marks=[pytest.mark.slow] * (name not in OURS_IN_XLA)
+        )
+        for name in NETWORKS
+        if name not in SLOW_IN_XLA
+    ),
     *((name, "eager") for name in ("BatchNormalization", "Dropout", "GRU")),
 ]
 

@@ -525,7 +525,15 @@ def test_continues_exactly_on_images(
         check_same(logdir, result(whole))
 
 
-@pytest.mark.parametrize("cut", ["2", "200", "200,0.5", "200,1.2e-"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "2",
+        pytest.param("200", marks=pytest.mark.slow),
+        pytest.param("200,0.5", marks=pytest.mark.slow),
+        "200,1.2e-",
+    ],
+)
 def test_continues_exactly_after_half_a_row(
     cut, often, monkeypatch, tmp_path, uninterrupted
 ):

@@ -167,8 +167,15 @@ def test_first_order_is_the_gradient_at_phi(problem, float64):
         assert_close(loss_and_gradient(second, data), total, 1e-4)
 
 
-@pytest.mark.parametrize("kind", [MAML, JointTraining])
-@pytest.mark.parametrize("problem", ["sinusoid", "strided"])
+@pytest.mark.parametrize(
+    "problem, kind",
+    [
+        ("sinusoid", MAML),
+        ("sinusoid", JointTraining),
+        ("strided", MAML),
+        pytest.param("strided", JointTraining, marks=pytest.mark.slow),
+    ],
+)
 def test_fit_decreases_the_loss(problem, kind):
     network, loss, (x, y) = PROBLEMS[problem]()
     learner = learn(kind, network, loss, inner_steps=1)
@@ -407,7 +414,11 @@ def test_tasks_per_step_change_no_gradient(engine, float64):
 
 
 @pytest.mark.parametrize(
-    "engine, adapt", [("stacked", "all"), ("looped", "fast_weights")]
+    "engine, adapt",
+    [
+        pytest.param("stacked", "all", marks=pytest.mark.slow),
+        ("looped", "fast_weights"),
+    ],
 )
 def test_steps_computed_again_change_no_gradient(engine, adapt, float64):
     network, loss, data = images()

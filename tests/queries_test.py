@@ -141,14 +141,22 @@ def sets(support, queries, features, tasks=2):
     return x, np.tile(np.arange(support) % 2, (tasks, 1)), query
 
 
-@pytest.mark.parametrize("way", ["queries", "support_and_query", "support"])
+def normalized_conv():
+    return norms.NormalizedConv2D(2, 3)
+
+
 @pytest.mark.parametrize(
-    ("make", "features"),
+    ("make", "features", "way"),
     [
-        (lambda: norms.NormalizedConv2D(2, 3), (6, 6, 1)),
-        (norms.BatchStatisticsNorm, (3,)),
+        (normalized_conv, (6, 6, 1), "queries"),
+        (normalized_conv, (6, 6, 1), "support_and_query"),
+        pytest.param(
+            *(normalized_conv, (6, 6, 1), "support"), marks=pytest.mark.slow
+        ),
+        (norms.BatchStatisticsNorm, (3,), "queries"),
+        (norms.BatchStatisticsNorm, (3,), "support_and_query"),
+        (norms.BatchStatisticsNorm, (3,), "support"),
     ],
-    ids=["conv", "batch"],
 )
 def test_one_learner_takes_sets_of_several_sizes(way, make, features, engine):
     """From the second on Keras traces with sizes that are not known."""

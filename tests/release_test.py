@@ -94,8 +94,20 @@ def meta_batches(name, data_dir):
     return train.test_tasks(config)
 
 
+# Of each kind of learner and network one is no slow test.
+SHORT = {
+    "omniglot_5way_5shot_maml",
+    "omniglot_5way_1shot_noconv_maml",
+    "omniglot_5way_1shot_reptile",
+}
+
+
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in WEIGHTS.glob("omniglot*"))
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in SHORT))
+        for name in sorted(path.stem for path in WEIGHTS.glob("omniglot*"))
+    ],
 )
 def test_weights_of_omniglot(name, real_data):
     path = WEIGHTS / f"{name}.keras"

@@ -69,9 +69,10 @@ for one, two in zip(end, other, strict=True):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "maml stacked 0.0 4 2",
+        "maml stacked 0.0 2 2",
         pytest.param("maml stacked 0.0 4 20", marks=pytest.mark.slow),
-        "maml looped 0.3 2 20",
+        pytest.param("maml looped 0.3 2 20", marks=pytest.mark.slow),
+        "reptile looped 0.3 4 2",
         pytest.param("reptile looped 0.3 2 20", marks=pytest.mark.slow),
     ],
 )
@@ -85,6 +86,7 @@ import sys
 import keras, numpy as np, tensorflow as tf
 from maml_tf import MAML, Reptile, inner_optimizers
 
+keras.config.disable_traceback_filtering()
 [cpu] = tf.config.list_physical_devices("CPU")
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, parts)
@@ -231,16 +233,15 @@ def scaled():
         np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-6)
         assert (ends[1][0] == before[0]).all() == (scale == 2)
 
-globals()[sys.argv[1]]()
+for case in sys.argv[1:]:
+    globals()[case]()
 """
 
 
+# TensorFlow confuses what replicas add up eagerly with what others did.
 @pytest.mark.parametrize(
-    "case",
-    [
-        *("uneven", "short", "eager", "measured", "dropout", "scaled"),
-        *("refused", "total"),
-    ],
+    "cases",
+    ["uneven short measured dropout scaled refused total", "eager"],
 )
-def test_two_replicas(case):
-    check_runs(TWO, case)
+def test_two_replicas(cases):
+    check_runs(TWO, cases)

@@ -92,7 +92,7 @@ LEARNERS = {
 }
 
 
-LIKE = ("keras_loss", "joint", "anil", "meta_sgd", "foml")
+LIKE = ("maml", "keras_loss", "joint", "anil", "meta_sgd", "foml")
 """Learners whose training has what that of another one here has."""
 
 
