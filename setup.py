@@ -50,9 +50,9 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": [
-            "maml-tf = maml_tf.main:run",
-            "reptile-tf = maml_tf.main_reptile:run",
-            "maml-rl-tf = maml_tf.main_rl:run",
+            "maml-tf = maml_tf.main:main",
+            "reptile-tf = maml_tf.main_reptile:main",
+            "maml-rl-tf = maml_tf.main_rl:main",
         ]
     },
     classifiers=[

@@ -6,6 +6,7 @@ Each workload's meta-gradient on the GPU, in float64, has to be that of the
 processor. Then come the meta-iterations a second with and without XLA, the
 memory of the GPU that they took at most, and how busy it was. Without a GPU
 the program says so and ends with status 0; `--device=CPU:0` tries it out.
+TensorFlow needs CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("device", "GPU:0", "What is measured.")
-flags.DEFINE_integer("iterations", 200, "Timed ones.", lower_bound=1)
+flags.DEFINE_float("seconds", 5, "Of each timing, at least.", lower_bound=0)
 NAMES = [w.name for w in workloads.WORKLOADS.values() if not w.is_reptile]
 flags.DEFINE_multi_enum("workload", NAMES, NAMES, "Which.")
 
@@ -64,10 +65,14 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     # Tasks do not share the cores here: a GPU has none of them.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(os.cpu_count()))
+    # The driver numbers GPUs so, and is asked how busy they are.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     tf.get_logger().setLevel("ERROR")  # It counts traces of all peers.
     tf.config.set_soft_device_placement(False)
     if not 0 <= number() < len(tf.config.list_logical_devices(kind())):
         print(f"No {FLAGS.device} here: nothing is measured.")
+        if kind() == "GPU" and shutil.which("nvidia-smi"):
+            print("The driver is: TensorFlow needs pip install -e .[gpu] too.")
         return 0
     print(f"{name()}, TensorFlow {tf.__version__}")
     rounds = tf.config.experimental.tensor_float_32_execution_enabled()
@@ -84,16 +89,24 @@ def main(argv):
 def row(workload):
     """Prints a workload's rows, and returns whether its gradients are right."""
     expected = gradient(workload, "CPU:0", False)
-    errors = []
-    for compiles in (False, True):
+    return all([_rows(workload, expected, xla) for xla in (False, True)])
+
+
+def _rows(workload, expected, compiles):
+    """Prints the rows with XLA, or without; one that fails is none of them."""
+    start = f"| {workload.name} | {'yes' if compiles else 'no'}"
+    try:
         found = gradient(workload, FLAGS.device, compiles)
-        errors.append(workloads.relative_error(found, expected))
-        start = f"| {workload.name} | {'yes' if compiles else 'no'}"
+        error = workloads.relative_error(found, expected)
         for policy in ("float32", "mixed_bfloat16"):
             measured = throughput(workload, compiles, policy)
-            end = f"{errors[-1]:.1e} |"
-            print(" | ".join([start, policy, *measured, end]), flush=True)
-    return all(error < workload.tolerance for error in errors)
+            cells = start, policy, *measured, f"{error:.1e} |"
+            print(" | ".join(cells), flush=True)
+    except (tf.errors.OpError, MemoryError) as failure:
+        words = str(failure).partition("\n")[0]
+        print(f"{start} | failed: {words} |", flush=True)
+        return False
+    return error < workload.tolerance
 
 
 def gradient(workload, device, compiles):
@@ -106,19 +119,28 @@ def throughput(workload, compiles, policy):
     """Returns meta-iterations a second, memory and how busy the device was."""
     gc.collect()  # The peer before is a cycle, and its memory no part of this.
     peer = Peer(workload, "float32", FLAGS.device, compiles, policy)
-    peer.step(FLAGS.iterations)
+    peer.step(workload.steps_per_call)
     is_gpu = FLAGS.device.startswith("GPU")
     if is_gpu:
         tf.config.experimental.reset_memory_stats(FLAGS.device)
     with Busy(is_gpu) as busy:
-        start = time.monotonic()
-        peer.step(FLAGS.iterations)
-        seconds = time.monotonic() - start
+        rate = pace(peer, workload.steps_per_call)
     memory = "?"
     if is_gpu:
         peak = tf.config.experimental.get_memory_info(FLAGS.device)["peak"]
         memory = f"{peak / 1e6:,.0f} MB"
-    return f"{FLAGS.iterations / seconds:,.1f}", memory, busy.mean()
+    return f"{rate:,.1f}", memory, busy.mean()
+
+
+def pace(peer, count):
+    """Returns meta-iterations a second, of as many as take long enough."""
+    while True:
+        start = time.monotonic()
+        peer.step(count)
+        seconds = time.monotonic() - start
+        if seconds >= FLAGS.seconds:
+            return count / seconds
+        count *= 2
 
 
 class Busy:
@@ -158,7 +180,7 @@ class Busy:
 def driver_name():
     """Returns the driver's name of the device that TensorFlow numbers anew."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return seen.split(",")[number()] if seen else str(number())
+    return seen.split(",")[number()].strip() if seen else str(number())
 
 
 def kind():

@@ -1,4 +1,4 @@
-"""PyTorch: what its two peers share, the network and its loss."""
+"""PyTorch: what its peers share, the network and its loss."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from workloads import EPSILON, Task
 
 
 class TorchPeer:
-    """Parameters, data and Adam; `task_losses` is what peers differ in.
+    """Parameters, data and Adam; `gradient` is what peers differ in.
 
     Kernels of convolutions are kept as PyTorch has them, `[F, C, 3, 3]`, and
     images as `[n, C, H, W]`.

@@ -78,11 +78,6 @@ class Network:
         pairs = list(zip(weights, self.adapted, strict=True))
         return [w for w, a in pairs if a], [w for w, a in pairs if not a]
 
-    def merge(self, fast, slow):
-        """Returns all weights in order: the inverse of `split`."""
-        fast, slow = iter(fast), iter(slow)
-        return [next(fast if a else slow) for a in self.adapted]
-
 
 @dataclasses.dataclass(frozen=True)
 class Workload:

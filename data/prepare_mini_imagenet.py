@@ -10,5 +10,5 @@ import sys
 from maml_tf import main
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["--datasource=miniimagenet", "--max_pool", "--check_data"]
-    main.run()
+    check = ["--datasource=miniimagenet", "--max_pool", "--check_data"]
+    sys.exit(main.main([*check, *sys.argv[1:]]))

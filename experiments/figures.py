@@ -111,8 +111,8 @@ def _of_omniglot(chosen, results):
     )
     yield (
         "omniglot_hours.png",
-        "The same against wall time, where it was recorded; iterations are "
-        "taken to last equally long.",
+        "The same against wall time, where it was recorded, with pauses and "
+        "what ran beside it; iterations are taken to last equally long.",
         lambda path: _training(chosen, results, path, "hours"),
     )
 

@@ -16,16 +16,17 @@ What was measured is from records, the JSON files in `results/records`. To
 repeat one: `./run_experiments.sh NAME --seed=SEED`, at its commit, with the
 flags that its deviations name, and of its iterations where they are fewer.
 
-* ± is the 95 % interval over tasks of one trained network. Of several seeds
-  the mean is given, with the mean of their half widths, which is at least the
-  half width of that mean, as all are tested on the same tasks.
+* ± is the 95 % interval over tasks of one trained network; that of the Reptile
+  paper is over three trainings. Of several seeds the mean is given, with the
+  mean of their half widths, which is at least the half width of that mean.
 * *Intervals overlap*, *below* and *above* compare ours with the paper's. Where
   the paper gives no interval its value counts as a point. Of a mean squared
   error less is better.
-* *Not comparable*: the test was another one, or ours is worse after fewer
-  iterations than the paper's. After fewer iterations and not worse, the
-  verdict stands.
-* Whatever differs from the published command is named. Where the settings of
+* *Not comparable*: training or test was not that of the command of this name,
+  or ours is worse after fewer iterations than the paper's. After fewer
+  iterations and not worse, the verdict stands.
+* Whatever differs from the published command is named, first in what the
+  command of this name differs by intent. Where the settings of
   a test were *not recorded*, they are those of the command as far as is known.
 * The latest checkpoint is tested unless another is named, as the original
   programs do; the MAML paper's was chosen on validation classes.
@@ -204,8 +205,8 @@ def verdict(number, mean, half, found) -> str:
         count = ", ".join(str(r.get("diverged", "some")) for r in lost)
         return (
             "not comparable, because the inner loop diverges (the interval is "
-            f"not finite; at some step {count} of {found[0]['tasks']} tasks "
-            "are not)"
+            "not finite, or too large to tell; at some step no number in "
+            f"{count} of {found[0]['tasks']} tasks)"
         )
     difference = mean - float(number.value)
     gap = abs(difference) - half - float(number.ci95 or 0)

@@ -13,7 +13,7 @@ BASELINES = ("pretrained", "pretrain", "random", "oracle")
 """Methods beside which the paper's own is tested."""
 TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
-TASKS = ("tasks", "--test_tasks", "--eval_samples", "--test_goals")
+TASKS = ("--test_tasks", "--eval_samples", "--test_goals")
 """Deviations that make an interval wider or narrower, and no more."""
 KEYS = (
     *("experiment", "part", "paper", "published_iterations", "deviations"),

@@ -67,9 +67,18 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str], float | None]:
     for word in words:
         if word not in VERBS:
             _require_known(word, known)
-    if budgets and "quickstart" in words:
-        raise Refusal("--budget: expected none with quickstart, a short run.")
+    _require_heeded(words, [*budgets, *flags])
     return words, flags, _seconds(budgets[-1]) if budgets else None
+
+
+def _require_heeded(words, flags):
+    """Refuses flags that nothing of what is to be done takes."""
+    if flags and words and {*words} <= {"list", "report"}:
+        flag = flags[0].partition("=")[0]
+        raise Refusal(f"{flag}: expected no flags with {' '.join(words)}.")
+    whole = {"quickstart", "protocols"} & {*words}
+    if whole and any(f.split("=")[0] == "--budget" for f in flags):
+        raise Refusal(f"--budget: expected none with {whole.pop()}.")
 
 
 def _require_no_values(arguments, known):
@@ -159,7 +168,7 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
     if name == "quickstart":
         _call("maml_tf.main_quickstart", flagfile, flags)
     else:
-        _train_and_test(rows, flagfile, flags, budget)
+        _train_and_test(rows, flagfile, flags, budget, folder)
         print(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
     results = collect.collect(name, folder, began)
     for file in results:
@@ -174,23 +183,34 @@ def _values(rows):
         return rows[0].note or "a curve, no value is printed"
     values = ", ".join(row.paper for row in printed)
     steps = ", ".join(row.step for row in printed)
-    return f"{values} after step {steps}"
+    where = f", K = {printed[0].shots}" * (printed[0].unit == "MSE")
+    return f"{values} after step {steps}{where}"
 
 
-def _train_and_test(rows, flagfile, flags, budget):
+def _train_and_test(rows, flagfile, flags, budget, folder):
     module = MODULES[flagfile.split("/")[0]]
     if module in TEST_ALONE:
         if _call(module, flagfile, flags, budget):
+            _require_checkpoint(folder)
             flags = [*_without_import(flags), TEST_ALONE[module]]
             _call(module, flagfile, flags)
         return
     if not any(UNTRAINED.fullmatch(flag) for flag in flags):
-        _call(module, flagfile, flags, budget)
+        if _call(module, flagfile, flags, budget):
+            _require_checkpoint(folder)
         flags = _without_import(flags)
     tests = dict.fromkeys(row.test_flags for row in rows)
     for test in tests:
         only = [*published.TEST, *test.split()]
         _call(module, flagfile, [*only, *flags])
+
+
+def _require_checkpoint(folder):
+    if not any(folder.rglob("model*.npz")):
+        raise ValueError(
+            "--budget: expected enough time for a first checkpoint, found none "
+            f"in {folder}."
+        )
 
 
 def _without_import(flags):

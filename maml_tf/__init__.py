@@ -3,7 +3,7 @@
 from maml_tf import evaluation, inner_optimizers, losses, models, tasks
 from maml_tf.adaptation import Adaptation, adapt, gradient_descent
 from maml_tf.cores import share_cores
-from maml_tf.meta_learners import MAML, JointTraining, Predictions
+from maml_tf.maml import MAML, JointTraining, Predictions
 from maml_tf.reptile import FOML, Reptile
 from maml_tf.self_check import MetaGradientCheck, check_meta_gradient
 from maml_tf.variants import ANIL, MAMLPlusPlus, MetaSGD

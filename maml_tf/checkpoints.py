@@ -145,7 +145,8 @@ def save(
     Args:
       folder: an existing folder.
       arrays: the `state` of a compiled meta-learner.
-      phase: "pretrain" or "meta": whose optimizer it is.
+      phase: "pretrain", "meta", "reptile", "policy" or "imported": whose
+        optimizer it is.
       iteration: updates done, both phases together.
       settings: of the run, for `read` to return.
       history: how the run came here, likewise.
@@ -178,7 +179,7 @@ class Content(NamedTuple):
     """What is in a checkpoint.
 
     Attributes:
-      phase: "pretrain" or "meta".
+      phase: whose optimizer it is, see `save`.
       settings: of the run.
       arrays: the variables' values by name.
       history: how the run came there.

@@ -4,10 +4,15 @@ import math
 import numbers
 
 
-def at_least(least: int, **given: int | None) -> None:
-    """Raises `ValueError` unless each is an integer ≥ `least`, or `None`."""
+def at_least(
+    least: int, *, optional: bool = False, **given: int | None
+) -> None:
+    """Raises `ValueError` unless each is an integer ≥ `least`.
+
+    `None` is one, too, of what is optional.
+    """
     for name, number in given.items():
-        if number is None:
+        if optional and number is None:
             continue
         if not isinstance(number, numbers.Integral):
             raise ValueError(f"{name}: expected an integer, got {number!r}.")
@@ -15,14 +20,6 @@ def at_least(least: int, **given: int | None) -> None:
             raise ValueError(
                 f"{name}: expected at least {least}, got {number}."
             )
-
-
-def counts(**given: int) -> None:
-    """Raises `ValueError` unless all are integers from 1 on."""
-    for name, number in given.items():
-        if number is None:
-            raise ValueError(f"{name}: expected an integer, got None.")
-        at_least(1, **{name: number})
 
 
 def integers(**given: int) -> None:

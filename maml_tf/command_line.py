@@ -49,17 +49,21 @@ class Program:
     joint: str = "_"
 
     def run(
-        self, action: Callable[[Sequence[str]], None], arguments: Sequence[str]
+        self,
+        action: Callable[[Sequence[str]], None],
+        arguments: Sequence[str] | None,
     ) -> int:
         """Helps, or calls `action` with the command line.
 
         Args:
           action: what the program does.
-          arguments: the command line without the program's name.
+          arguments: the command line without the program's name; `None` is
+            that of this process.
 
         Returns:
           The exit status, see `guarded`.
         """
+        arguments = sys.argv[1:] if arguments is None else arguments
         if HELP & set(arguments):
             print(self.help_text())
             return 0
@@ -255,7 +259,4 @@ def _out_of_memory(error):
     """Returns what could not be had, out of a report of many lines."""
     asked = re.search(r"[^:\n]*\ballocat(e|ing)\b.*", str(error))
     what = asked[0].strip() if asked else type(error).__name__
-    return (
-        f"out of memory ({what}). Fewer tasks at once need less; --explain "
-        "estimates how much."
-    )
+    return f"out of memory ({what}). Fewer tasks at once need less."

@@ -230,7 +230,13 @@ def _common_tasks(config, count, *runs):
     data, classes = _held_out(runs)
     images = 1 - data.images if runs[-1].is_reptile else data.images
     needed = config.shots + 1
-    check_enough(data, classes, ways=config.ways, images_needed=needed)
+    check_enough(
+        np.take(data.names, classes),
+        data.sizes[classes],
+        ways=config.ways,
+        needed=needed,
+        flags=("--num_classes", "--update_batch_size"),
+    )
     task_list = samplers.draw_task_list(
         data.starts[classes].tolist(),
         data.sizes[classes].tolist(),

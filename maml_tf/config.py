@@ -211,10 +211,13 @@ class Config(Settings):
             self.refuse("conv", f"True with --datasource={self.datasource}")
         if self.num_queries != -1 and not self.is_classification:
             self.refuse("num_queries", "-1 with --datasource=sinusoid")
-        if self.jit_compile == "true" and self.deterministic:
-            self.refuse("jit_compile", "auto or false with --deterministic")
-        if self.jit_compile == "true" and self.strategy != "none":
-            self.refuse("jit_compile", "auto or false with --strategy")
+        for other, given in (
+            ("--deterministic", self.deterministic),
+            ("--strategy", self.strategy != "none"),
+            ("--remat", self.remat),
+        ):
+            if self.jit_compile == "true" and given:
+                self.refuse("jit_compile", f"auto or false with {other}")
         if self.select == "validation":
             self._check_selection()
         if self.import_checkpoint and self.test_iter != -1:

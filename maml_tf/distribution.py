@@ -6,23 +6,11 @@ import signal
 import socket
 import time
 
-import keras
 import tensorflow as tf
 
 from maml_tf.settings import ConfigError
 
 JOBS = ("chief", "worker")
-
-
-def seed(config) -> None:
-    """Seeds what Keras draws, and makes operations deterministic if asked.
-
-    Args:
-      config: settings with `seed` and `deterministic`.
-    """
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
 
 
 def strategy(config) -> tf.distribute.Strategy:

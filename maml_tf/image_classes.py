@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,42 +38,24 @@ class ImageClasses(NamedTuple):
 
 
 def check_enough(
-    data: ImageClasses,
-    classes: np.ndarray,
-    *,
-    ways: int,
-    images_needed: int,
-    flags: tuple[str, str] = ("--num_classes", "--update_batch_size"),
-) -> None:
-    """Checks that a task need not repeat a class or an image.
-
-    Args:
-      data: images in classes.
-      classes: indices of those that tasks are made of.
-      ways: different classes in a task, N.
-      images_needed: different images per class in a task, K + Q.
-      flags: the names of the flags that set the two.
-
-    Raises:
-      DataError: if there are fewer than a task needs.
-    """
-    names = [data.names[c] for c in classes]
-    sizes = data.sizes[classes]
-    check_sizes(names, sizes, ways=ways, needed=images_needed, flags=flags)
-
-
-def check_sizes(
-    names,
-    sizes,
+    names: Sequence,
+    sizes: np.ndarray,
     *,
     ways: int,
     needed: int,
     flags: tuple[str, str] = ("ways", "shots or queries"),
 ) -> None:
-    """Checks as `check_enough` does, with names and sizes of the classes.
+    """Checks that a task need not repeat a class or an example of one.
+
+    Args:
+      names: of the classes that tasks are made of.
+      sizes: of each, how many examples there are.
+      ways: different classes in a task, N.
+      needed: different examples of a class in a task, K + Q.
+      flags: the names of what sets the two.
 
     Raises:
-      DataError: if there are fewer classes, or examples of one, than needed.
+      DataError: if there are fewer than a task needs.
     """
     if ways > len(sizes):
         raise DataError(

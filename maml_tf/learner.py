@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 
 from maml_tf import compiled, engines, replicas, task_data
+from maml_tf.checks import at_least
+from maml_tf.copies import adapted_copy
 from maml_tf.replicas import Replicated
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -48,6 +50,32 @@ class Learner(Replicated):
         for kind in ("train", "test", "predict"):
             if getattr(self, f"{kind}_function") is not None:
                 getattr(self, f"make_{kind}_function")(force=True)
+
+    def adapt(self, support_x, support_y, steps: int | None = None):
+        """Returns a network of its own, adapted to one task.
+
+        It is an ordinary Keras model, to predict, save or train further with.
+        Keras's batch normalisation has the support set's statistics in it;
+        `norms.BatchStatisticsNorm` goes on to take those of each batch.
+
+        Args:
+          support_x: inputs of one task, `[S, …]`, without a task axis.
+          support_y: targets, `[S, …]`.
+          steps: inner steps; default `test_inner_steps`.
+
+        Raises:
+          ValueError: if the shapes are not those of one task.
+        """
+        x, y = map(task_data.tensors, (support_x, support_y))
+        task_data.require_inputs(self.network, x, "n")
+        task_data.require_same_examples(x, y, "n")
+        at_least(0, optional=True, steps=steps)
+        phi, seed = self._learned(x, y, steps)
+        return adapted_copy(self.network, self.adapted, phi, x, seed)
+
+    def _learned(self, x, y, steps):
+        """Returns φ after inner steps on one task, and the seed of it all."""
+        raise NotImplementedError
 
     @compiled.naming_labels
     def fit(self, *args, **options):

@@ -213,7 +213,7 @@ def config_from_flags(
     return kind(**fields)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Explains, trains, evaluates or compares; returns the exit status."""
     return PROGRAM.run(_run, arguments)
 
@@ -239,7 +239,7 @@ def perform(config: Config, values: flags.FlagValues) -> None:
             print(line)
     elif (prefix := values.export_checkpoint) is not None:
         prefix = os.path.expanduser(prefix)
-        train.export(config, prefix)
+        legacy.save(prefix, train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:
         train.train(config)
@@ -316,10 +316,5 @@ def _protocol(config):
     return ", ".join(part for part in parts if part)
 
 
-def run() -> None:
-    """Entry point of the `maml-tf` command."""
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -99,7 +99,7 @@ def _test(config, tests):
     print(f"Pictures: {stem}_mse.png, {stem}_fits.png")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the quickstart and returns the exit status."""
     return PROGRAM.run(_run, arguments)
 
@@ -109,10 +109,5 @@ def _run(arguments):
     run_quickstart(program.config_from_flags(values), values)
 
 
-def run() -> None:
-    """Entry point."""
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -104,7 +104,7 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Explains, trains or evaluates, and returns the exit status."""
     return PROGRAM.run(_run, arguments)
 
@@ -123,7 +123,7 @@ def _run(arguments):
         return
     if (prefix := values.export_checkpoint) is not None:
         prefix = os.path.expanduser(prefix)
-        reptile_train.export(config, prefix)
+        legacy.save(prefix, reptile_train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
         return
     if not config.pretrained:
@@ -156,10 +156,5 @@ def _report(config, scores):
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
 
-def run() -> None:
-    """Entry point of the `reptile-tf` command."""
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

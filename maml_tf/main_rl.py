@@ -61,7 +61,12 @@ FLAGS = {
         (BOOL, "train", "train first, or evaluate a checkpoint alone"),
         (INT, "test_goals", "tasks of the evaluation"),
         (INT, "test_updates", "updates of each"),
-        (FLOAT, "test_learning_rate", "of the first; -1: as in training"),
+        (
+            FLOAT,
+            "test_learning_rate",
+            "of the first, and for MAML of as many as training makes; -1: as "
+            "in training",
+        ),
         (FLOAT, "test_learning_rate_later", "of the others; -1: half of it"),
         (INT, "test_trajectories", "trajectories of a task in each round"),
         (
@@ -101,7 +106,7 @@ def config_from_flags(values: flags.FlagValues) -> RLConfig:
     return RLConfig(**command_line.fields(RLConfig, values, told))
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Explains, trains and evaluates, and returns the exit status."""
     return PROGRAM.run(_run, arguments)
 
@@ -155,16 +160,12 @@ def _train_and_evaluate(config):
     rows = zip(found.curve.mean, found.curve.ci95, strict=True)
     for u, (mean, half) in enumerate(rows):
         beside = f"{paper[u]:8}" if u < len(paper) else ""
-        print(f"{u:4}  {mean:8.2f} ± {half:5.2f}  {beside}".rstrip())
+        interval = f"± {half:5.2f}" if goals > 1 else ""
+        print(f"{u:4}  {mean:8.2f} {interval}  {beside}".rstrip())
     drawn = train.draw(config, found) if config.plot else []
     print(f"Written: {', '.join([train.result_stem(config) + '.csv', *drawn])}")
     return found.curve
 
 
-def run() -> None:
-    """Entry point of the `maml-rl-tf` command."""
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -94,9 +94,9 @@ def packed(
     return Packed(form, resized, data)
 
 
-def examples(lines, shown: int = 5) -> str:
-    """Returns the first few of some lines, each on a line of its own."""
-    return "".join(f"\n  {line}" for line in list(lines)[:shown])
+def examples(lines) -> str:
+    """Returns the first five of some lines, each on a line of its own."""
+    return "".join(f"\n  {line}" for line in list(lines)[:5])
 
 
 def decode(

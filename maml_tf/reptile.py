@@ -15,8 +15,7 @@ from maml_tf import (
     stacked,
     task_data,
 )
-from maml_tf.checks import at_least, counts, finite, integers
-from maml_tf.copies import adapted_copy
+from maml_tf.checks import at_least, finite, integers
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.learner import Learner
 from maml_tf.saving import register
@@ -91,10 +90,11 @@ class Reptile(Learner):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        counts(inner_steps=inner_steps)
+        at_least(1, inner_steps=inner_steps)
         integers(seed=seed)
         at_least(
             1,
+            optional=True,
             inner_batch=inner_batch,
             test_inner_steps=test_inner_steps,
             test_inner_batch=test_inner_batch,
@@ -124,6 +124,11 @@ class Reptile(Learner):
             self._remember, inner_optimizer.init(self._theta())
         )
         self.built = True
+
+    @property
+    def adapted(self) -> list[keras.Variable]:
+        """What inner steps move: all that the network trains."""
+        return self.network.trainable_variables
 
     @property
     def inner_variables(self) -> list[keras.Variable]:
@@ -300,32 +305,15 @@ class Reptile(Learner):
         """Returns the network as a function, for a stack of tasks or one."""
         is_stack = len(batches.shape) == 3
         engine = stacked if is_stack else functional
-        variables = self.network.trainable_variables
-        return engine.with_penalty(self.network, variables)
+        return engine.with_penalty(self.network, self.adapted)
 
-    def adapt(self, support_x, support_y, steps: int | None = None):
-        """Returns a network of its own, adapted to one task.
-
-        It is an ordinary Keras model, to predict, save or train further with.
-        See `MAML.adapt`.
-
-        Args:
-          support_x: inputs of one task, `[S, …]`, without a task axis.
-          support_y: targets, `[S, …]`.
-          steps: inner steps; default `test_inner_steps`.
-        """
-        x, y = map(task_data.tensors, (support_x, support_y))
-        task_data.require_inputs(self.network, x, "n")
-        task_data.require_same_examples(x, y, "n")
-        at_least(0, steps=steps)
+    def _learned(self, x, y, steps):
         seed = self._seed(False)
         one = _map(lambda part: part[None], y)
         (batches,) = self.draw_test(one, seed, steps)
         start = self._theta(), self._initial()
         ends, *_ = self._descend(start, x, y, [batches], seed)
-        phi = descent.unravel(ends[-1], self._shapes)
-        variables = self.network.trainable_variables
-        return adapted_copy(self.network, variables, phi, x, seed)
+        return descent.unravel(ends[-1], self._shapes), seed
 
     # tf.map_fn would let AutoGraph rewrite all that it calls, for a second.
     @tf.autograph.experimental.do_not_convert
@@ -366,7 +354,7 @@ class Reptile(Learner):
         return predict(apply_fn, phi, x, query_x, axis, dtypes)[0]
 
     def _theta(self):
-        values = [v.value for v in self.network.trainable_variables]
+        values = [v.value for v in self.adapted]
         if [value.shape for value in values] != self._shapes:
             raise ValueError(
                 f"The model {self.network.name!r}: expected the "
@@ -447,7 +435,7 @@ class FOML(Reptile):
         **options,
     ):
         super().__init__(network, inner_optimizer, **options)
-        at_least(1, tail_shots=tail_shots)
+        at_least(1, optional=True, tail_shots=tail_shots)
         self.tail_shots = tail_shots
 
     def change(self, start, ends):

@@ -28,6 +28,7 @@ from maml_tf import (
     reptile,
     run_folder,
     samplers,
+    seeds,
     sinusoids,
     tasks,
 )
@@ -51,7 +52,7 @@ Sampler = Callable[[tf.Tensor], tuple]
 
 def build_network(config: ReptileConfig) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
-    distribution.seed(config)
+    seeds.begin(config)
     with models.dtype_policy(config.dtype_policy):
         return _network(config)
 
@@ -153,10 +154,10 @@ def evaluation_tasks(
 def _class_tasks(config, part, shots, group, stream):
     data, classes = image_classes(config, part)
     check_enough(
-        data,
-        classes,
+        np.take(data.names, classes),
+        data.sizes[classes],
         ways=config.ways,
-        images_needed=shots,
+        needed=shots,
         flags=("--classes", "--shots and --train-shots"),
     )
     drawings = config.datasource == "omniglot"
@@ -256,6 +257,8 @@ def train(config: ReptileConfig) -> None:
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, curves, learner)
+        # Who left before the chief has saved would not come again.
+        distribution.require_same(strategy, 0)
     distribution.leave(config)
 
 
@@ -411,16 +414,6 @@ def _restore(config, learner):
 def _imports(config):
     """Returns whether an imported checkpoint is tested."""
     return bool(config.pretrained and config.import_checkpoint)
-
-
-def export(config: ReptileConfig, prefix: str) -> None:
-    """Writes the latest checkpoint as supervised-reptile would.
-
-    Raises:
-      checkpoints.CheckpointError: see `evaluate`.
-      OSError: if the files cannot be written.
-    """
-    legacy.save(prefix, load_learner(config))
 
 
 def _import(config, learner):

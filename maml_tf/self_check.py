@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from maml_tf import copies, exact, functional, losses, shapes
 from maml_tf.learner import Learner, arguments_of, make
-from maml_tf.meta_learners import MAML
+from maml_tf.maml import MAML
 
 TOLERANCE = {"float64": 1e-6, "float32": 5e-2}
 """The largest relative error of a derivative that is taken for right."""

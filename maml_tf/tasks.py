@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from maml_tf.checks import at_least, counts, integers
+from maml_tf.checks import at_least, integers
 from maml_tf.class_folders import load_class_folders
-from maml_tf.image_classes import check_sizes
+from maml_tf.image_classes import check_enough
 from maml_tf.packing import Format
 from maml_tf.samplers import (
     MetaBatch,
@@ -76,7 +76,8 @@ def from_arrays(
       ValueError: if x and y are not of the same length, or a number is not
         at least one, or the seed no integer.
     """
-    counts(
+    at_least(
+        1,
         ways=ways,
         shots=shots,
         queries=queries,
@@ -85,7 +86,7 @@ def from_arrays(
     at_least(0, start=start)
     integers(seed=seed)
     x, order, names, sizes = _by_class(x, y)
-    check_sizes(names, sizes, ways=ways, needed=shots + queries)
+    check_enough(names, sizes, ways=ways, needed=shots + queries)
     drawn = meta_batch_size, ways, shots + queries
     choose = chooser(sizes.cumsum() - sizes, sizes, 1, drawn)
     readers = tf.nest.map_structure(_reader, x)

@@ -25,13 +25,14 @@ from maml_tf import (
     records,
     run_folder,
     samplers,
+    seeds,
     sinusoids,
     tasks,
 )
 from maml_tf import explain as explanations
 from maml_tf.config import EVALUATION_TASKS, Config
 from maml_tf.image_classes import check_enough
-from maml_tf.meta_learners import MAML, JointTraining
+from maml_tf.maml import MAML, JointTraining
 from maml_tf.run_folder import RunFolder
 
 WINDOW = 100
@@ -44,7 +45,7 @@ PHASES = {"pretrain": JointTraining, "meta": MAML}
 
 def build_network(config: Config) -> keras.Model:
     """Returns the network with initial values drawn from the seed."""
-    distribution.seed(config)
+    seeds.begin(config)
     with models.dtype_policy(config.dtype_policy):
         return _network(config)
 
@@ -114,9 +115,10 @@ def _jit_compile(config):
     """Returns whether XLA compiles training, as Keras takes it.
 
     Fusing operations pays where they are small. Keras does not fuse them where
-    bits are promised to be the same.
+    bits are promised to be the same. XLA would merge steps that are computed
+    again with the first ones.
     """
-    if config.strategy != "none":
+    if config.strategy != "none" or config.remat:
         return False
     if config.jit_compile != "auto":
         return config.jit_compile == "true"
@@ -173,10 +175,10 @@ def _image_tasks(config, part, length, list_seed, **batch):
     data, classes = image_classes(config, part)
     needed = config.shots + config.queries
     check_enough(
-        data,
-        classes,
+        np.take(data.names, classes),
+        data.sizes[classes],
         ways=config.ways,
-        images_needed=needed,
+        needed=needed,
         flags=("--num_classes", "--update_batch_size or --num_queries"),
     )
     task_list = samplers.cached_task_list(
@@ -236,6 +238,8 @@ def train(config: Config) -> None:
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, data, learner)
+        # Who left before the chief has saved would not come again.
+        distribution.require_same(strategy, 0)
     distribution.leave(config)
 
 
@@ -534,16 +538,6 @@ def _restore_best(config, learner, score):
     checkpoints.restore(best, learner, phase=None)
     print(f"Checkpoint: {best.path}, the best of {len(scores)} there")
     return best
-
-
-def export(config: Config, prefix: str) -> None:
-    """Writes the configuration's checkpoint as cbfinn/maml would.
-
-    Raises:
-      checkpoints.CheckpointError: see `evaluate`.
-      OSError: if the files cannot be written.
-    """
-    legacy.save(prefix, load_learner(config))
 
 
 def _rounded(panel):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf.checks import at_least
-from maml_tf.meta_learners import MAML
+from maml_tf.maml import MAML
 from maml_tf.saving import register
 
 

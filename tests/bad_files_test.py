@@ -28,7 +28,7 @@ from maml_tf import (
     omniglot,
     packing,
 )
-from maml_tf.meta_learners import MAML
+from maml_tf.maml import MAML
 
 NAMES = mini_imagenet.class_list("validation")
 FIRST, SECOND, *_ = NAMES

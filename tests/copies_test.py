@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from maml_tf import inner_optimizers, losses, models
-from maml_tf.meta_learners import MAML, JointTraining
+from maml_tf.maml import MAML, JointTraining
 from maml_tf.reptile import FOML, Reptile
 
 WAYS, TASKS = 3, 2

@@ -119,6 +119,9 @@ def test_lists_every_number():
         ("sinusoid_maml --seed 1", "--seed: expected --seed=VALUE"),
         ("sinusoid_maml --logdir=", "--logdir=: expected --logdir=VALUE"),
         ("quickstart --budget=1m", "--budget: expected none with quickstart"),
+        ("protocols --budget=1m", "--budget: expected none with protocols"),
+        ("report --budget=1m", "--budget: expected no flags with report"),
+        ("list report --seed=1", "--seed: expected no flags with list report"),
     ],
 )
 def test_refuses_what_it_cannot_run(name, message):
@@ -188,15 +191,23 @@ def test_a_budget_is_for_training(given, seconds, monkeypatch, tmp_path):
     assert [budget for *_, budget in called] == [seconds, None, None, None]
 
 
-def test_a_policy_is_tested_when_its_budget_is_spent(monkeypatch, tmp_path):
+def test_a_policy_is_tested_when_its_budget_is_spent(
+    monkeypatch, tmp_path, capsys
+):
     called = []
     monkeypatch.setattr(
         run, "_call", lambda *call: called.append(call) or len(call) == 4
     )
-    run.main(["rl_nav2d", "--budget=2m", f"--logdir={tmp_path}"])
-    training, test = called
+    line = "rl_nav2d", "--budget=2m", f"--logdir={tmp_path}"
+    assert run.main([*line]) == 1
+    [training] = called
     assert training[3] == 120
-    assert "--train=False" in test[2]
+    message = f"found none in {tmp_path}.\nFailed: rl_nav2d"
+    assert message in capsys.readouterr().err
+    (tmp_path / "model5.npz").touch()
+    called.clear()
+    run.main([*line])
+    assert "--train=False" in called[1][2]
 
 
 def test_what_was_trained_is_tested_not_what_was_imported(

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import losses, models, sinusoids
-from maml_tf.meta_learners import MAML, JointTraining
+from maml_tf.maml import MAML, JointTraining
 
 CASES = ["maml_a", "maml_a_init", "maml_d", "maml_h", "maml_i1"]
 CONV_WEIGHTS = [

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from maml_tf import inner_optimizers, legacy, losses, models
 from maml_tf.checkpoints import CheckpointError
-from maml_tf.meta_learners import MAML
+from maml_tf.maml import MAML
 from maml_tf.reptile import Reptile
 
 RELEASED = "model59000"

@@ -1,5 +1,6 @@
 """`maml-rl-tf`: training, resuming, evaluation, pictures, and wrong input."""
 
+import functools
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from refused_lines import check_refused
 from maml_tf import checkpoints, main_rl, records
 from maml_tf.evaluation import AdaptationCurve
 from maml_tf.rl import evaluation, published, train
+from maml_tf.rl.config import RLConfig
 from maml_tf.rl.navigation import Navigation
 
 TINY = (
@@ -135,7 +137,7 @@ def test_defaults_are_the_published_settings():
     pretrained = config("--env=cheetah_vel", "--algo=pretrain")
     assert pretrained.test_rates == [0.02, 0.01, 0.01]
     runs = train.methods(config("--env=ant_dir", "--algo=all", "--n_itr=7"))
-    assert runs["random"].test_rates == [1.0, 0.5, 0.5]
+    assert runs["random"].test_rates == [1.0, 0.01, 0.01]
     assert runs["maml_trpo"].test_rates == [0.1, 0.001, 0.001]
     assert {run.meta_iterations for run in runs.values()} == {7}
     runs = train.methods(config("--algo=all"))
@@ -172,7 +174,8 @@ def test_evaluation_of_one_goal_gives_its_numbers(trained, capsys):
     assert run(trained, "--train=False", given) == 0
     alone = [*rows(trained / "evaluation_goal.csv")[0].values()]
     np.testing.assert_allclose(np.array(alone, float), each[0], 1e-4)
-    assert "Iteration" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Iteration" not in printed and "±" not in printed
     assert (trained / "model3.npz").read_bytes() == before
     kept = np.load(trained / "evaluation.pkl", allow_pickle=True)["mses"]
     np.testing.assert_array_equal(kept, each)
@@ -195,7 +198,24 @@ def test_another_step_size_in_a_test_is_warned_of(trained, capsys):
     assert run(trained, "--train=False", "--test_learning_rate=2") == 0
     message = capsys.readouterr().err
     assert "Warning: --test_learning_rate=2: " in message
-    assert "trained with --fast_learning_rate=0.5" in message
+    assert "trained with 1 step(s) of --fast_learning_rate=0.5" in message
+    config = functools.partial(RLConfig, inner_steps=2, folder=str(trained))
+    assert config().test_rates == [0.5, 0.5, 0.25, 0.25]
+    assert train.rate_warning(config()) is None
+    message = train.rate_warning(config(test_inner_lr_later=0.5))
+    assert message.startswith("--test_learning_rate_later=0.5: ")
+
+
+def test_the_papers_returns_are_shown_beside_returns_like_them():
+    assert train.published_returns(RLConfig(discount=0.9))
+    for other in (
+        {"goal": "0.1,0.2"},
+        {"reward": "squared"},
+        {"done": "l2"},
+        {"horizon": 50},
+        {"env": "cheetah_dir", "mode": "gym", "horizon": 200},
+    ):
+        assert not train.published_returns(RLConfig(**other))
 
 
 def test_returns_that_are_not_finite_end_a_test(trained, capsys):

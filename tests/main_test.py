@@ -87,6 +87,7 @@ def one_message(capsys):
         ["--tasks_per_step=0"],
         ["--jit_compile=True"],
         ["--jit_compile=true", "--deterministic"],
+        ["--jit_compile=true", "--remat"],
         ["--jit_compile=true", "--strategy=mirrored", "--logical_devices=2"],
         ["--strategy=tpu"],
         ["--logical_devices=2"],
@@ -419,6 +420,11 @@ def test_continues_exactly_after_an_interrupt(
     check_same(tmp_path, uninterrupted[arguments])
 
 
+def test_xla_compiles_no_step_that_is_computed_again():
+    assert train._jit_compile(Config("sinusoid")) is True
+    assert train._jit_compile(Config("sinusoid", remat=True)) is False
+
+
 @pytest.mark.parametrize("jit_compile", ["auto", "false"])
 @pytest.mark.usefixtures("not_deterministic")
 def test_training_with_and_without_xla(jit_compile, tmp_path, capsys, trained):
@@ -468,7 +474,7 @@ def test_continues_exactly_between_windows(length, tmp_path, uninterrupted):
 
 
 KILLED = """
-import os, signal
+import os, signal, sys
 from maml_tf import files, main, train
 
 train.SAVE_INTERVAL = 100
@@ -483,7 +489,7 @@ def second_kills(descriptor):
     fsync(descriptor)
 
 files.os.fsync = second_kills
-main.run()
+sys.exit(main.main())
 """
 
 

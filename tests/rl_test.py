@@ -185,6 +185,15 @@ def test_evaluates_in_the_precision_of_the_policy():
     assert found.curve.values.shape == (2, 2)
 
 
+@pytest.mark.parametrize("one_noise", [True, False])
+def test_tasks_share_their_noise_where_it_is_one(one_noise, monkeypatch):
+    monkeypatch.setattr(Navigation, "one_noise", one_noise)
+    goals = np.tile(Navigation().test_tasks(1), (3, 1))
+    found = evaluation.evaluate(learner(), goals, [0.5], trajectories=3)
+    for row in found.curve.values.T:
+        assert len(np.unique(row.round(3))) == (1 if one_noise else 3)
+
+
 @pytest.mark.usefixtures("float64")
 def test_each_round_of_an_evaluation_draws_anew():
     goals = Navigation().test_tasks(2)
@@ -309,7 +318,7 @@ def test_line_search_without_success_keeps_theta(score):
     )
     np.testing.assert_array_equal(step.theta, theta)
     assert float(step.after) == float(step.kl) == 0
-    assert len(tried) == trpo.BACKTRACKS
+    assert len(tried) == step.backtracks == trpo.BACKTRACKS
     np.testing.assert_allclose(tried[2], theta - 0.64, 1e-6)
 
 

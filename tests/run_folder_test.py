@@ -452,7 +452,7 @@ def and_signal(self, done):
         os.kill(os.getpid(), signal.{name})
 
 callbacks.Saver.on_iteration = and_signal
-main.run()
+sys.exit(main.main())
 """
 
 

@@ -48,7 +48,6 @@ ORIGINAL = {
         "trajectories": 40,
         "meta_iterations": 575,
         "test_trajectories": 40,
-        "test_inner_lr_later": 0.001,
     },
     "ant_vel": {**_LOCOMOTION, "meta_iterations": 375},
 }
@@ -72,6 +71,9 @@ TEST_RATES = {
 }
 """Step sizes of the first update in a test, where they are not α."""
 
+LATER = {"ant_dir": 0.01}
+"""What the first step size is multiplied with for others, where not by 0.5."""
+
 
 def original(env: str, algo: str) -> dict:
     """Returns the published settings that differ from the defaults.
@@ -81,7 +83,8 @@ def original(env: str, algo: str) -> dict:
     told = dict(ORIGINAL.get(env, {}))
     if rate := TEST_RATES.get((env, algo)):
         told["test_inner_lr"] = rate
-        told.pop("test_inner_lr_later", None)
+    if factor := LATER.get(env):
+        told["test_inner_lr_later"] = factor * (rate or told["inner_lr"])
     if env == "nav2d" and algo == "random":
         told["activation"] = "tanh"
     if env == "nav2d" and algo == "oracle":
@@ -183,11 +186,13 @@ class RLConfig(Settings):
 
     @property
     def test_rates(self) -> list[float]:
-        """Step sizes of the updates in a test: α, then half of it."""
+        """Step sizes in a test: α as often as in training, then half of it."""
         first, later = self.test_inner_lr, self.test_inner_lr_later
         first = self.inner_lr if first == -1 else first
         later = first / 2 if later == -1 else later
-        return [first, *[later] * (self.test_updates - 1)][: self.test_updates]
+        trained = self.inner_steps if self.algo == "maml_trpo" else 1
+        rates = [first] * trained + [later] * self.test_updates
+        return rates[: self.test_updates]
 
     @property
     def is_oracle(self) -> bool:

@@ -42,11 +42,13 @@ def evaluate(
     """Adapts a policy to each of G tasks by plain gradient steps.
 
     Repeats: collect trajectories, record their average return, make one step
-    on −mean(log π Â). The noise of actions is the same for every task; first
-    states are the environment's matter.
+    on −mean(log π Â). The noise of actions is the same for every task, or each
+    task has its own, as the environment's `one_noise` says; first states are
+    the environment's matter.
 
-    Source: Finn et al. 2017, section 5.3, Figure 4; protocol of the result
-    files of cbfinn/maml_rl.
+    Source: Finn et al. 2017, section 5.3, Figures 4 and 5; protocol of the
+    scripts `test_maml_*.py` of cbfinn/maml_rl, whose seed is fixed but for
+    directions.
 
     Args:
       learner: with the policy to start from.
@@ -88,11 +90,14 @@ def _round(learner, tasks, transitions):
     @tf.function(autograph=False)
     def collect(phi, seed, rate):
         seeds = tf.random.split(seed)
-        shape = tasks.shape[1], learner.horizon, learner.environment.action_size
+        environment, (count, drawn, _) = learner.environment, tasks.shape
+        draws = 1 if environment.one_noise else count
         noise = tf.random.stateless_normal(
-            shape, seeds[0], dtype=learner.compute_dtype
+            [draws, drawn, learner.horizon, environment.action_size],
+            seeds[0],
+            dtype=learner.compute_dtype,
         )
-        noise = tf.repeat(noise[None], tasks.shape[0], 0)
+        noise = tf.repeat(noise, count // draws, 0)
         found = learner.act(phi, tasks, noise, seeds[1])
         kept = _kept(found.mask, transitions)
         returns = advantages.undiscounted(found)

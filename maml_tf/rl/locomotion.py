@@ -190,6 +190,11 @@ class Locomotion:
     compiles = False
 
     @property
+    def one_noise(self) -> bool:
+        """Whether tasks of a test share it: many would be the same else."""
+        return self.goal != "dir"
+
+    @property
     def action_size(self) -> int:
         """Motors."""
         return self.physics.model.nu

@@ -40,6 +40,8 @@ class Navigation:
     task_size = 2
     compiles = True
     """Whether XLA can compile a simulation: all is made of tensors."""
+    one_noise = True
+    """Whether all tasks of a test have the same noise of actions."""
 
     @property
     def observation_size(self) -> int:

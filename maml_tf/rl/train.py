@@ -22,6 +22,7 @@ from maml_tf import (
     records,
     run_folder,
     samplers,
+    seeds,
     tasks,
 )
 from maml_tf.evaluation import write_curve
@@ -34,7 +35,7 @@ from maml_tf.rl import (
     trpo,
 )
 from maml_tf.rl import explain as explanations
-from maml_tf.rl.config import ALGORITHMS, RLConfig, original
+from maml_tf.rl.config import ALGORITHMS, ALL, RLConfig, original
 from maml_tf.rl.navigation import Navigation
 from maml_tf.rl.published import RETURNS
 from maml_tf.run_folder import RunFolder
@@ -53,7 +54,9 @@ PICTURED = 6
 
 def share_cores(config: RLConfig) -> None:
     """Lets the groups of tasks of a trust-region step run side by side."""
-    cores.share_unless_started(min(config.meta_batch_size, trpo.MOST_GROUPS))
+    if config.algo in ("maml_trpo", ALL):
+        most = min(config.meta_batch_size, trpo.MOST_GROUPS)
+        cores.share_unless_started(most)
 
 
 def build_environment(config: RLConfig):
@@ -69,7 +72,7 @@ def build_environment(config: RLConfig):
 
 def build_network(config: RLConfig, environment) -> keras.Model:
     """Returns the policy with initial values drawn from the seed."""
-    distribution.seed(config)
+    seeds.begin(config)
     return policies.gaussian_mlp(
         environment.observation_size,
         environment.action_size,
@@ -155,6 +158,8 @@ def train(config: RLConfig) -> None:
         # From here on all see what the chief has made of the folder.
         distribution.require_same(strategy, 0)
         _train(run, learner)
+        # Who left before the chief has saved would not come again.
+        distribution.require_same(strategy, 0)
     distribution.leave(config)
 
 
@@ -195,7 +200,9 @@ def _line(iteration, means):
         words.append(f"{means['return_after']:.2f} after adaptation")
     if "kl" in means:
         words.append(f"KL {means['kl']:.4f}")
-        words.append(f"{means['backtracks']:.0f} backtracks")
+        count = means["backtracks"]
+        rejected = count == trpo.BACKTRACKS
+        words.append("no step" if rejected else f"{count:.0f} backtracks")
     return ", ".join(words)
 
 
@@ -223,15 +230,24 @@ def restore(
 
 
 def rate_warning(config: RLConfig) -> str | None:
-    """Returns what a step size other than that of training will do."""
-    first = config.test_rates[:1]
-    if config.algo != "maml_trpo" or first in ([], [config.inner_lr]):
+    """Returns what step sizes other than those of training will do."""
+    rates, trained = config.test_rates, config.inner_steps
+    wrong = {
+        f"--test_learning_rate={rate:g}"
+        for rate in rates[:trained]
+        if rate != config.inner_lr
+    } or {
+        f"--test_learning_rate_later={rate:g}"
+        for rate in rates[trained:]
+        if rate >= config.inner_lr
+    }
+    if config.algo != "maml_trpo" or not wrong:
         return None
     return (
-        f"--test_learning_rate={first[0]:g}: the model was trained with "
-        f"--fast_learning_rate={config.inner_lr:g}. MAML makes one step of "
-        "that size good, not others: a larger one overshoots and the return "
-        "can fall far below where it began."
+        f"{wrong.pop()}: the model was trained with {trained} step(s) of "
+        f"--fast_learning_rate={config.inner_lr:g}. MAML makes those good, not "
+        "others: what goes farther overshoots, and the return can fall far "
+        "below where it began."
     )
 
 
@@ -304,8 +320,14 @@ def result_stem(config: RLConfig, name: str = "evaluation") -> str:
 
 
 def published_returns(config: RLConfig) -> dict[str, tuple[float, ...]]:
-    """Returns the paper's means by algorithm; none are of a single goal."""
-    return RETURNS[config.env] if config.goal is None else {}
+    """Returns the paper's means by algorithm, where ours are of the same.
+
+    There are none of a single goal, or of other rewards, poses and lengths.
+    """
+    usual = RLConfig(**original(config.env, "maml_trpo"), env=config.env)
+    alike = ("goal", "reward", "done", "mode", "horizon")
+    same = all(getattr(config, k) == getattr(usual, k) for k in alike)
+    return RETURNS[config.env] if same else {}
 
 
 def methods(

@@ -37,7 +37,8 @@ class Step(NamedTuple):
       before: the surrogate at the old parameters.
       after: the surrogate at the new ones.
       kl: KL(old ‖ new).
-      backtracks: how often the full step was shortened.
+      backtracks: how often the full step was shortened; 15 if none was
+        accepted.
     """
 
     theta: tf.Tensor
@@ -280,4 +281,5 @@ def line_search(
         tf.where(rejected, old, new)
         for old, new in zip(kept, found, strict=True)
     ]
-    return Step(found[0], before, found[1], found[2], n - 1)
+    tries = tf.where(rejected, n, n - 1)
+    return Step(found[0], before, found[1], found[2], tries)

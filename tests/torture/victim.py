@@ -27,8 +27,7 @@ def main(program, step, *arguments):
     train.SAVE_INTERVAL = reptile_train.SAVE_INTERVAL = SAVE_INTERVAL
     if int(step):
         kill_at(int(step))
-    sys.argv[1:] = arguments
-    {"maml": maml.run, "reptile": main_reptile.run}[program]()
+    sys.exit({"maml": maml, "reptile": main_reptile}[program].main(arguments))
 
 
 def kill_at(step):

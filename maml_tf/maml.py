@@ -1,4 +1,4 @@
-"""Meta-learners: Keras models of a support set together with query inputs."""
+"""MAML and its baseline: Keras models of a support set and query inputs."""
 
 import functools
 from collections.abc import Mapping
@@ -20,8 +20,7 @@ from maml_tf import (
     task_data,
 )
 from maml_tf.adaptation import adapt, gradient_descent
-from maml_tf.checks import at_least, counts, finite, integers
-from maml_tf.copies import adapted_copy
+from maml_tf.checks import at_least, finite, integers
 from maml_tf.learner import Learner
 from maml_tf.losses import Loss, TaskLoss
 from maml_tf.saving import register
@@ -108,7 +107,8 @@ class MAML(Learner):
         meta-batch fits a small memory: gradients of equal groups add up to the
         same meta-gradient. Cores that work side by side have a group each.
       remat: whether inner steps are computed again when the meta-gradient
-        needs them, so that memory holds one and not all, for more time.
+        needs them, so that memory holds one and not all, for more time. XLA
+        merges both, so compile without it.
       seed: of random layers. What they draw is a function of the seed, the
         number of the update and the task; stacked, also of its group.
 
@@ -140,10 +140,11 @@ class MAML(Learner):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        at_least(0, inner_steps=inner_steps, test_inner_steps=test_inner_steps)
-        integers(inner_steps=inner_steps, seed=seed)
-        counts(block=block)
-        at_least(1, tasks_per_step=tasks_per_step)
+        at_least(0, inner_steps=inner_steps)
+        at_least(0, optional=True, test_inner_steps=test_inner_steps)
+        at_least(1, block=block)
+        at_least(1, optional=True, tasks_per_step=tasks_per_step)
+        integers(seed=seed)
         finite(inner_lr=inner_lr)
         if not isinstance(task_metrics or {}, Mapping):
             raise ValueError(
@@ -458,34 +459,20 @@ class MAML(Learner):
         as_trained = training or self._is_building
         return self.inner_steps if as_trained else self.test_inner_steps
 
-    def adapt(self, support_x, support_y, steps: int | None = None):
-        """Returns a network of its own, adapted to one task.
-
-        It is an ordinary Keras model, to predict, save or train further with.
-        Keras's batch normalisation has the support set's statistics in it;
-        `norms.BatchStatisticsNorm` goes on to take those of each batch.
-
-        Args:
-          support_x: inputs of one task, `[S, …]`, without a task axis.
-          support_y: targets, `[S, …]`.
-          steps: inner steps; default `test_inner_steps`.
-        """
-        support = tuple(map(task_data.tensors, (support_x, support_y)))
-        task_data.require_inputs(self.network, support[0], "n")
-        task_data.require_same_examples(support[0], support[1], "n")
-        at_least(0, steps=steps)
+    def _learned(self, x, y, steps):
         seed = self._seeds(1, training=False)[0]
-        phi = adapt(
+        adaptation = adapt(
             functional.with_penalty(self.network, self.adapted),
             losses.with_penalty(self.inner_loss, 0),
             self._theta(),
-            *support,
+            x,
+            y,
             update=self.inner_update,
             inner_steps=self.test_inner_steps if steps is None else steps,
             first_order=True,
             seed=seed,
-        ).phi[-1]
-        return adapted_copy(self.network, self.adapted, phi, support[0], seed)
+        )
+        return adaptation.phi[-1], seed
 
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""
