@@ -296,8 +296,8 @@ def titled(found):
         ([of(150), of(100), of(100, 1), of(99, 2)], [1, 2]),
         ([of(99), of(200), of(150)], [2]),
         ([of(None), of(1, 1)], [1]),
-        ([of(60), of(100, 0, ["tasks: 9, not 10"])], [1]),
-        ([of(60, 0, ["tasks: 9, not 10"]), of(60, 1)], [1]),
+        ([of(60), of(100, 0, ["--test_tasks=9, not 10"])], [1]),
+        ([of(60, 0, ["--test_tasks=9, not 10"]), of(60, 1)], [1]),
     ],
 )
 def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
