@@ -547,7 +547,8 @@ def record(iterations=100, deviations=(), diverged=0):
             float("nan"),
             record(diverged=4),
             "not comparable, because the inner loop diverges (the interval is "
-            "not finite; at some step 4 of 600 tasks are not)",
+            "not finite, or too large to tell; at some step no number in 4 of "
+            "600 tasks)",
         ),
         (number(""), 98.0, 0.3, record(), "no value printed"),
     ],
