@@ -3,13 +3,13 @@
     python benchmarks/gpu.py
 
 Each workload's meta-gradient on the GPU, in float64, has to be that of the
-processor. Then come the meta-iterations a second with and without XLA, the
-memory of the GPU that they took at most, and how busy it was. Without a GPU
-the program says so and ends with status 0; `--device=CPU:0` tries it out.
-TensorFlow needs CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
+processor; how far from it those that are timed are is beside it. Then come the
+meta-iterations a second with and without XLA, the memory of the GPU that they
+took at most, and how busy it was. Without a GPU the program says so and ends
+with status 0; `--device=CPU:0` tries it out. TensorFlow needs
+CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
 """
 
-import dataclasses
 import gc
 import os
 import shutil
@@ -27,12 +27,13 @@ flags.DEFINE_string("device", "GPU:0", "What is measured.")
 flags.DEFINE_float("seconds", 5, "Of each timing, at least.", lower_bound=0)
 NAMES = [w.name for w in workloads.WORKLOADS.values() if not w.is_reptile]
 flags.DEFINE_multi_enum("workload", NAMES, NAMES, "Which.")
+POLICIES = "float32", "mixed_bfloat16"
 
 
 class Peer(ours.Peer):
     """Training as it is, on a device, with or without XLA."""
 
-    def __init__(self, workload, dtype, device, compiles, policy=None):
+    def __init__(self, workload, dtype, device, compiles, policy):
         self.policy = policy
         self.compiles = compiles
         self.device = device
@@ -80,15 +81,16 @@ def main(argv):
         f"float32 is TF32 where the GPU has it: {'yes' if rounds else 'no'}\n"
     )
     titles = "workload", "XLA", "layers in", "meta-iterations/s", "memory"
-    print("|", " | ".join([*titles, "busy", "error in float64"]), "|")
-    print("|", " | ".join(["---"] * 7), "|")
+    more = "busy", "error as timed", "in float64"
+    print("|", " | ".join([*titles, *more]), "|")
+    print("|", " | ".join(["---"] * 8), "|")
     right = [row(workloads.WORKLOADS[each]) for each in FLAGS.workload]
     return int(not all(right))
 
 
 def row(workload):
     """Prints a workload's rows, and returns whether its gradients are right."""
-    expected = gradient(workload, "CPU:0", False)
+    expected = gradient(workload, "CPU:0", False, "float64")
     return all([_rows(workload, expected, xla) for xla in (False, True)])
 
 
@@ -96,12 +98,16 @@ def _rows(workload, expected, compiles):
     """Prints the rows with XLA, or without; one that fails is none of them."""
     start = f"| {workload.name} | {'yes' if compiles else 'no'}"
     try:
-        found = gradient(workload, FLAGS.device, compiles)
-        error = workloads.relative_error(found, expected)
-        for policy in ("float32", "mixed_bfloat16"):
+        error, *timed = (
+            workloads.relative_error(
+                gradient(workload, FLAGS.device, compiles, policy), expected
+            )
+            for policy in ("float64", *POLICIES)
+        )
+        for policy, rounded in zip(POLICIES, timed, strict=True):
             measured = throughput(workload, compiles, policy)
-            cells = start, policy, *measured, f"{error:.1e} |"
-            print(" | ".join(cells), flush=True)
+            cells = *measured, f"{rounded:.1e}", f"{error:.1e} |"
+            print(" | ".join([start, policy, *cells]), flush=True)
     except (tf.errors.OpError, MemoryError) as failure:
         words = str(failure).partition("\n")[0]
         print(f"{start} | failed: {words} |", flush=True)
@@ -109,10 +115,10 @@ def _rows(workload, expected, compiles):
     return error < workload.tolerance
 
 
-def gradient(workload, device, compiles):
-    """Returns the float64 meta-gradient of two tasks."""
-    workload = dataclasses.replace(workload, tasks=2)
-    return Peer(workload, "float64", device, compiles).meta_gradient()
+def gradient(workload, device, compiles, policy):
+    """Returns the meta-gradient, in float64 or as it is timed."""
+    dtype = "float64" if policy == "float64" else "float32"
+    return Peer(workload, dtype, device, compiles, policy).meta_gradient()
 
 
 def throughput(workload, compiles, policy):

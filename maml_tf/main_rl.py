@@ -100,10 +100,29 @@ def config_from_flags(values: flags.FlagValues) -> RLConfig:
     algorithm tells them.
 
     Raises:
-      ConfigError: if they make no sense.
+      ConfigError: if they make no sense, or one is given that only another
+        method heeds.
     """
     told = original(values["env"].value, values["algo"].value)
-    return RLConfig(**command_line.fields(RLConfig, values, told))
+    config = RLConfig(**command_line.fields(RLConfig, values, told))
+    for field, heeded in _heeded(config).items():
+        given = values[config.flag_name(field)].present
+        if given and not heeded and config.algo != ALL:
+            config.refuse(field, f"none with --algo={config.algo}")
+    return config
+
+
+def _heeded(config):
+    """Returns of fields that one method heeds whether this one does."""
+    is_maml, pretrains = config.algo == "maml_trpo", config.algo == "pretrain"
+    by_adam = pretrains and config.pretrain_with == "adam"
+    return {
+        "inner_steps": is_maml,
+        "first_order": is_maml,
+        "trust_region": config.algo != "random" and not by_adam,
+        "meta_lr": by_adam,
+        "pretrain_with": pretrains,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

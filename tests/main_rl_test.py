@@ -344,6 +344,10 @@ REFUSED = """
 --test_goals=0 | --test_goals: expected an integer of at least 1
 --train=False | expected a checkpoint, model*.npz, found none
 --horizon=5 | 'horizon'
+--learning_rate=0.5 | --learning_rate: expected none with --algo=maml_trpo
+--algo=pretrain --meta_step_size=1 | --meta_step_size: expected none with
+--algo=oracle --first_order | --first_order: expected none with --algo=oracle
+--algo=random --pretrain_with=trpo | --pretrain_with: expected none with
 """.strip().splitlines()
 
 
