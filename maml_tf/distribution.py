@@ -1,5 +1,6 @@
 """The devices and hosts that train, as a program's flags ask for them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -67,6 +68,18 @@ def require_same(strategy: tf.distribute.Strategy, number: int) -> None:
             "The workers do not see the same checkpoints; here the latest is "
             f"of iteration {number}. They need one folder, on a shared disk."
         )
+
+
+@contextlib.contextmanager
+def together(strategy: tf.distribute.Strategy):
+    """Begins and ends on all hosts at the same time.
+
+    So they see what the chief has made of the folder before, and stay until it
+    has saved: who ended with status 0 would not be started again.
+    """
+    require_same(strategy, 0)
+    yield
+    require_same(strategy, 0)
 
 
 def leave(config) -> None:

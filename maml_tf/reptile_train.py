@@ -254,11 +254,8 @@ def train(config: ReptileConfig) -> None:
     with run.entered():
         if imported is not None:
             run.start_from_import(learner, PHASE, imported)
-        # From here on all see what the chief has made of the folder.
-        distribution.require_same(strategy, 0)
-        _train(run, data, curves, learner)
-        # Who left before the chief has saved would not come again.
-        distribution.require_same(strategy, 0)
+        with distribution.together(strategy):
+            _train(run, data, curves, learner)
     distribution.leave(config)
 
 

@@ -235,11 +235,8 @@ def train(config: Config) -> None:
     with run.entered():
         if imported is not None:
             run.start_from_import(learner, "imported", imported)
-        # From here on all see what the chief has made of the folder.
-        distribution.require_same(strategy, 0)
-        _train(run, data, learner)
-        # Who left before the chief has saved would not come again.
-        distribution.require_same(strategy, 0)
+        with distribution.together(strategy):
+            _train(run, data, learner)
     distribution.leave(config)
 
 

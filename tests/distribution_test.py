@@ -16,7 +16,8 @@ import psutil
 import pytest
 from refused_lines import check_refused
 
-from maml_tf import checkpoints
+from maml_tf import checkpoints, distribution, train
+from maml_tf.config import Config
 
 SUPERVISE = pathlib.Path(__file__).parents[1] / "tools" / "supervise.sh"
 SHORT = (
@@ -103,6 +104,18 @@ def test_workers_train_as_one(count, alone, tmp_path):
     ]
     assert not any([finish(worker) for worker in workers])
     check_same(tmp_path, alone)
+
+
+def test_hosts_stay_until_the_chief_has_saved(monkeypatch, tmp_path):
+    """Who ended with status 0 before would not come again for it."""
+    saved = []
+
+    def meet(strategy, number):
+        saved.append(len([*tmp_path.glob("*/model*.npz")]))
+
+    monkeypatch.setattr(distribution, "require_same", meet)
+    train.train(Config("sinusoid", logdir=str(tmp_path), meta_iterations=2))
+    assert saved == [0, 0, 1]
 
 
 def test_names_a_worker_that_never_comes(tmp_path):

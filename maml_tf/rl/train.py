@@ -155,11 +155,8 @@ def train(config: RLConfig) -> None:
         learner = build_learner(config)
     run = RunFolder(config, distribution.is_chief(config))
     with run.entered():
-        # From here on all see what the chief has made of the folder.
-        distribution.require_same(strategy, 0)
-        _train(run, learner)
-        # Who left before the chief has saved would not come again.
-        distribution.require_same(strategy, 0)
+        with distribution.together(strategy):
+            _train(run, learner)
     distribution.leave(config)
 
 
