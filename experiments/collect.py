@@ -165,7 +165,7 @@ def deviations(name: str, record: dict, part: str = "") -> list[str]:
 
 def _changed(kind, settings, given, own):
     """Yields the settings that are not what flags, and the paper, say."""
-    fields = kind.__dataclass_fields__
+    fields = kind.defaults()
     for field, value in (settings or {}).items():
         flag = kind.flag_name(field)
         if flag in FREE or field not in fields:
@@ -188,7 +188,7 @@ def _phases(kind, settings, given, part):
 def _expected(kind, field, given):
     """Returns what flags say of a field, or its default."""
     flag = kind.flag_name(field)
-    default = kind.__dataclass_fields__[field].default
+    default = kind.defaults()[field]
     return _like(default, given[flag]) if flag in given else default
 
 

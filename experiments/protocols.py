@@ -73,7 +73,7 @@ def _require_published(config):
     """
     tried = {field for changes in CHOICES.values() for field in changes}
     for field in sorted(tried):
-        default = Config.__dataclass_fields__[field].default
+        default = Config.defaults()[field]
         expected = field == "test_set" or default
         if getattr(config, field) != expected:
             config.refuse(field, f"{expected} with protocols, which tries it")

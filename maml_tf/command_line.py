@@ -104,8 +104,8 @@ class Program:
 
     def _defined(self):
         """Returns the flags with their defaults; what is no setting is off."""
-        values, fields = flags.FlagValues(), self.kind.__dataclass_fields__
-        defaults = {self.kind.flag_name(f): fields[f].default for f in fields}
+        values, own = flags.FlagValues(), self.kind.defaults()
+        defaults = {self.kind.flag_name(f): own[f] for f in own}
         for define, name, meaning in itertools.chain(*self.groups.values()):
             off = None if define is STRING else False
             define(name, defaults.get(name, off), meaning, flag_values=values)
@@ -209,7 +209,9 @@ def check_rest(rest: Sequence[str]) -> None:
     raise ConfigError(f"expected flags only, got {rest[0]!r}.{advice}")
 
 
-def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
+def fields(
+    kind: type[Settings], values: Mapping, told: Mapping[str, Any]
+) -> dict:
     """Returns the fields of settings: given by flags, or told, or defaults.
 
     Args:
@@ -217,7 +219,7 @@ def fields(kind: type, values: Mapping, told: Mapping[str, Any]) -> dict:
       values: absl's flags by name.
       told: fields known from elsewhere, for flags that are not given.
     """
-    given = {f: values[kind.flag_name(f)] for f in kind.__dataclass_fields__}
+    given = {f: values[kind.flag_name(f)] for f in kind.defaults()}
     found = {
         field: flag.value if flag.present else told.get(field, flag.value)
         for field, flag in given.items()

@@ -118,7 +118,7 @@ def _is_transductive(folder, statistics):
 
 def _config(kind, settings):
     """Returns settings of a kind; others, of later versions, are left out."""
-    names = kind.__dataclass_fields__
+    names = kind.defaults()
     return kind(**{k: v for k, v in settings.items() if k in names})
 
 

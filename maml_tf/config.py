@@ -7,7 +7,7 @@ otherwise.
 import dataclasses
 import os
 
-from maml_tf.settings import NORM_GRADIENTS, Settings
+from maml_tf.settings import NORM_GRADIENTS, Supervised
 
 NORMS = ("batch_norm", "layer_norm", "None")
 JIT_COMPILE = ("auto", "true", "false")
@@ -18,7 +18,7 @@ EVALUATION_TASKS = 600
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Supervised):
     """The settings of one run; defaults and meanings are cbfinn/maml's.
 
     Raises:
@@ -35,7 +35,7 @@ class Config(Settings):
         "train_shots": "train_update_batch_size",
         "train_inner_lr": "train_update_lr",
     }
-    FREE = Settings.FREE | {
+    FREE = Supervised.FREE | {
         "label_permutations",
         "norm_statistics",
         "select",
@@ -66,38 +66,23 @@ class Config(Settings):
     max_pool: bool = False
     first_order: bool = False
     adapt: str = "fast_weights"
-    log: bool = True
     logdir: str = "/tmp/data"
-    resume: bool = True
     train: bool = True
     test_iter: int = -1
     test_set: bool = False
     train_shots: int = -1
     train_inner_lr: float = -1.0
-    data_dir: str = "data"
-    cache_dir: str | None = None
-    image_size: int = 84
-    image_channels: int = 3
     num_queries: int = -1
-    import_checkpoint: str | None = None
     seed: int = 0
-    plot: bool = False
     norm_gradient: str = "exact"
-    engine: str = "auto"
     tasks_per_step: int = -1
     remat: bool = False
     jit_compile: str = "auto"
-    deterministic: bool = False
-    on_save_error: str = "stop"
     select: str = "latest"
     test_tasks: int = EVALUATION_TASKS
     test_rotations: bool = True
     norm_statistics: str = "queries"
     label_permutations: int = 1
-    strategy: str = "none"
-    logical_devices: int = -1
-    worker_timeout: float = 600.0
-    dtype_policy: str = "float32"
 
     def __post_init__(self):
         self.check_supervised()

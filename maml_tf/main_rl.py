@@ -138,7 +138,7 @@ def _run(arguments):
     if config.algo == ALL:
         given = [
             field
-            for field in RLConfig.__dataclass_fields__
+            for field in RLConfig.defaults()
             if values[RLConfig.flag_name(field)].present
         ]
         runs = _without_missing(train.methods(config, given))

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from maml_tf.settings import Settings
+from maml_tf.settings import Supervised
 
 
 @dataclasses.dataclass(frozen=True)
-class ReptileConfig(Settings):
+class ReptileConfig(Supervised):
     """The settings of one run; defaults and meanings are supervised-reptile's.
 
     Raises:
@@ -24,7 +24,7 @@ class ReptileConfig(Settings):
         "tail_shots": "foml_tail",
         "folder": "checkpoint",
     }
-    FREE = Settings.FREE | {
+    FREE = Supervised.FREE | {
         "eval_batch",
         "eval_interval",
         "eval_steps",
@@ -58,22 +58,7 @@ class ReptileConfig(Settings):
     eval_interval: int = 10
     transductive: bool = False
     folder: str = "model_checkpoint"
-    resume: bool = True
-    log: bool = True
-    plot: bool = False
-    data_dir: str = "data"
-    cache_dir: str | None = None
-    image_size: int = 84
-    image_channels: int = 3
-    import_checkpoint: str | None = None
     seed: int = 0
-    engine: str = "auto"
-    deterministic: bool = False
-    on_save_error: str = "stop"
-    strategy: str = "none"
-    logical_devices: int = -1
-    worker_timeout: float = 600.0
-    dtype_policy: str = "float32"
 
     def __post_init__(self):
         self.check_supervised()

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 NORM_GRADIENTS = ("exact", "legacy")
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
@@ -22,19 +23,18 @@ class ConfigError(ValueError):
     """A setting that makes no sense; the message names its flag."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A base of frozen dataclasses that validate themselves.
+    """What all programs are told; a subclass validates itself.
 
     Attributes:
       FLAGS: the command line's names of fields, where they differ.
       FREE: fields that mean nothing to a run that continues.
       NOTED: fields that a run may continue with otherwise.
-      import_checkpoint: the prefix of an original's checkpoint; a field of
-        those programs that take one.
     """
 
-    FLAGS: dict[str, str] = {}
-    FREE: frozenset[str] = frozenset(
+    FLAGS: ClassVar[dict[str, str]] = {}
+    FREE: ClassVar[frozenset[str]] = frozenset(
         {
             "cache_dir",
             "data_dir",
@@ -55,8 +55,22 @@ class Settings:
             "worker_timeout",
         }
     )
-    NOTED: frozenset[str] = frozenset()
-    import_checkpoint: str | None = None
+    NOTED: ClassVar[frozenset[str]] = frozenset()
+    import_checkpoint = None  # a field of those that take one
+
+    resume: bool = True
+    log: bool = True
+    plot: bool = False
+    deterministic: bool = False
+    on_save_error: str = "stop"
+    strategy: str = "none"
+    logical_devices: int = -1
+    worker_timeout: float = 600.0
+
+    @classmethod
+    def defaults(cls) -> dict:
+        """Returns every field's default."""
+        return {f.name: f.default for f in dataclasses.fields(cls)}
 
     @classmethod
     def flag_name(cls, field: str) -> str:
@@ -69,6 +83,11 @@ class Settings:
         settings = dataclasses.asdict(self)
         whole = json.dumps({**settings, **facts}, indent=2, ensure_ascii=False)
         return whole + "\n"
+
+    @property
+    def noted(self) -> frozenset[str]:
+        """What a run may continue with otherwise, and has to tell."""
+        return self.NOTED
 
     def fixed_at(self, phase: str, done: int, before: dict) -> dict:
         """Returns which settings of a checkpoint its continuation must have.
@@ -91,10 +110,7 @@ class Settings:
         Raises:
           ConfigError: if a setting differs that has to stay.
         """
-        notes, noted = [], self.NOTED
-        # Of one's own images the place is all that tells which they are.
-        if getattr(self, "datasource", "") == "folder":
-            noted = noted | {"data_dir"}
+        notes, noted = [], self.noted
         free = self.FREE - noted
         for field, now in dataclasses.asdict(self).items():
             was = before.get(field, now)
@@ -108,29 +124,6 @@ class Settings:
                 )
             notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
-
-    @property
-    def is_classification(self) -> bool:
-        """Whether tasks have classes, rather than real-valued targets."""
-        return self.datasource != "sinusoid"
-
-    @property
-    def metric(self) -> str:
-        """What is published, in words."""
-        return "accuracy" if self.is_classification else "mean squared error"
-
-    def check_supervised(self) -> None:
-        """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
-        self.check_choice("datasource", DATASOURCES)
-        self.check_choice("engine", ENGINES)
-        self.check_choice("dtype_policy", DTYPE_POLICIES)
-        self.check_choice("image_channels", (1, 3))
-        self.check_at_least("image_size", SMALLEST_IMAGE)
-        for field, own in (("image_size", 84), ("image_channels", 3)):
-            if self.datasource != "folder" and getattr(self, field) != own:
-                self.refuse(field, f"{own} unless --datasource=folder")
-        if self.import_checkpoint == "":
-            self.refuse("import_checkpoint", "the prefix of a checkpoint")
 
     def check_program(self) -> None:
         """Refuses what no program takes."""
@@ -178,3 +171,45 @@ class Settings:
         value = getattr(self, field)
         if not (value > 0 and math.isfinite(value)):
             self.refuse(field, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(Settings):
+    """What programs of targets are told, whose `datasource` is a field."""
+
+    data_dir: str = "data"
+    cache_dir: str | None = None
+    image_size: int = 84
+    image_channels: int = 3
+    import_checkpoint: str | None = None
+    engine: str = "auto"
+    dtype_policy: str = "float32"
+
+    @property
+    def noted(self) -> frozenset[str]:
+        """Of one's own images also the place: it tells which they are."""
+        is_own = self.datasource == "folder"
+        return self.NOTED | {"data_dir"} if is_own else self.NOTED
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether tasks have classes, rather than real-valued targets."""
+        return self.datasource != "sinusoid"
+
+    @property
+    def metric(self) -> str:
+        """What is published, in words."""
+        return "accuracy" if self.is_classification else "mean squared error"
+
+    def check_supervised(self) -> None:
+        """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
+        self.check_choice("datasource", DATASOURCES)
+        self.check_choice("engine", ENGINES)
+        self.check_choice("dtype_policy", DTYPE_POLICIES)
+        self.check_choice("image_channels", (1, 3))
+        self.check_at_least("image_size", SMALLEST_IMAGE)
+        for field, own in (("image_size", 84), ("image_channels", 3)):
+            if self.datasource != "folder" and getattr(self, field) != own:
+                self.refuse(field, f"{own} unless --datasource=folder")
+        if self.import_checkpoint == "":
+            self.refuse("import_checkpoint", "the prefix of a checkpoint")

@@ -78,7 +78,7 @@ def test_fields_are_those_of_the_settings(title, kind):
             strict=True,
         )
         for flag, field in pairs:
-            assert field in kind.__dataclass_fields__
+            assert field in kind.defaults()
             assert kind.flag_name(field) == flag.replace("-", "_")
 
 

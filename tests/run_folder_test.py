@@ -517,7 +517,7 @@ def test_all_tables_of_a_run_are_looked_at(undisturbed):
 def test_what_a_test_has_otherwise_is_told(undisturbed):
     found = checkpoints.find(next(undisturbed.glob("*/")))
     settings = checkpoints.read(found).settings
-    names = Config.__dataclass_fields__
+    names = Config.defaults()
     config = Config(**{k: v for k, v in settings.items() if k in names})
     facts = run_folder.facts_of(config, found)
     assert "inner_lr" not in facts["test_settings"]

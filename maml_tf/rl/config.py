@@ -155,14 +155,6 @@ class RLConfig(Settings):
     goal: str | None = None
     seed: int = 1
     folder: str = "logs/rl"
-    resume: bool = True
-    log: bool = True
-    plot: bool = False
-    deterministic: bool = False
-    on_save_error: str = "stop"
-    strategy: str = "none"
-    logical_devices: int = -1
-    worker_timeout: float = 600.0
 
     def __post_init__(self):
         self.check_choice("algo", (*ALGORITHMS, ALL))
@@ -246,7 +238,7 @@ class RLConfig(Settings):
         is_nav = self.env == "nav2d"
         words = "unless --env is a robot's" if is_nav else "unless --env=nav2d"
         for field in ("mode",) if is_nav else ("reward", "done"):
-            default = self.__dataclass_fields__[field].default
+            default = self.defaults()[field]
             if getattr(self, field) != default:
                 self.refuse(field, f"{default} {words}")
 

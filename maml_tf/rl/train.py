@@ -339,7 +339,7 @@ def methods(
       config: the settings.
       given: names of fields that somebody chose.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    defaults = config.defaults()
     shared = {**defaults, **original(config.env, config.algo)}
     free = {k for k, value in shared.items() if getattr(config, k) == value}
     free -= {*given}
