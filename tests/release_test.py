@@ -83,13 +83,18 @@ def test_says_that_a_folder_has_no_checkpoint(tmp_path, monkeypatch, capsys):
     assert f"{tmp_path}: expected a checkpoint, model*.npz" in error
 
 
+def ways_of(name):
+    return int(name.split("_")[1].removesuffix("way"))
+
+
 def meta_batches(name, data_dir):
     """Yields 40 tasks or more of classes that the weights never saw."""
     shots = int(name.split("_")[2].removesuffix("shot"))
+    ways = ways_of(name)
     if name.endswith("reptile"):
-        config = ReptileConfig(data_dir=data_dir, shots=shots)
+        config = ReptileConfig(data_dir=data_dir, shots=shots, ways=ways)
         return [reptile_train.evaluation_tasks(config, "test", 40, 2)(0)]
-    settings = {"shots": shots, "test_tasks": 40, "train": False}
+    settings = {"shots": shots, "ways": ways, "test_tasks": 40, "train": False}
     config = Config("omniglot", data_dir=data_dir, test_set=True, **settings)
     return train.test_tasks(config)
 
@@ -119,4 +124,4 @@ def test_weights_of_omniglot(name, real_data):
         losses.accuracy(query_y, predict(*inputs))
         for inputs, query_y in meta_batches(name, str(real_data))
     ]
-    assert np.mean(scores) > 0.85
+    assert np.mean(scores) > (0.85 if ways_of(name) == 5 else 0.8)
