@@ -71,6 +71,14 @@ for one, two in zip(end, other, strict=True):
 """
 
 
-@pytest.mark.parametrize("arguments", ["MAMLTRPO 2", "Pretraining 4"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "MAMLTRPO 2",
+        "Pretraining 2",
+        # Four wait for one another for a minute where cores are few.
+        pytest.param("Pretraining 4", marks=pytest.mark.slow),
+    ],
+)
 def test_replicas_train_as_one(arguments):
     check_runs(PROGRAM, arguments)
