@@ -6,8 +6,8 @@ Each workload's meta-gradient on the GPU, in float64, has to be that of the
 processor; how far from it those that are timed are is beside it. Then come the
 meta-iterations a second with and without XLA, the memory of the GPU that they
 took at most, and how busy it was. Without a GPU the program says so and ends
-with status 0; `--device=CPU:0` tries it out. TensorFlow needs
-CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
+with status 0; `--device=CPU:0` tries it out. TensorFlow needs CUDA's libraries:
+`pip install -e .[gpu,benchmarks]`.
 """
 
 import gc

@@ -26,8 +26,8 @@ flags that its deviations name, and of its iterations where they are fewer.
   or ours is worse after fewer iterations than the paper's. After fewer
   iterations and not worse, the verdict stands.
 * Whatever differs from the published command is named, first in what the
-  command of this name differs by intent. Where the settings of
-  a test were *not recorded*, they are those of the command as far as is known.
+  command of this name differs by intent. Where the settings of a test were
+  *not recorded*, they are those of the command as far as is known.
 * The latest checkpoint is tested unless another is named, as the original
   programs do; the MAML paper's was chosen on validation classes.
 """

@@ -67,18 +67,19 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str], float | None]:
     for word in words:
         if word not in VERBS:
             _require_known(word, known)
-    _require_heeded(words, [*budgets, *flags])
+    _require_heeded(words, budgets, flags)
     return words, flags, _seconds(budgets[-1]) if budgets else None
 
 
-def _require_heeded(words, flags):
+def _require_heeded(words, budgets, flags):
     """Refuses flags that nothing of what is to be done takes."""
-    if flags and words and {*words} <= {"list", "report"}:
-        flag = flags[0].partition("=")[0]
-        raise Refusal(f"{flag}: expected no flags with {' '.join(words)}.")
-    whole = {"quickstart", "protocols"} & {*words}
-    if whole and any(f.split("=")[0] == "--budget" for f in flags):
-        raise Refusal(f"--budget: expected none with {whole.pop()}.")
+    if words and {*words} <= {"list", "report"}:
+        for flag in (*budgets, *flags):
+            name = flag.partition("=")[0]
+            raise Refusal(f"{name}: expected no flags with {' '.join(words)}.")
+    for word in words if budgets else ():
+        if word in ("quickstart", "protocols"):
+            raise Refusal(f"--budget: expected none with {word}.")
 
 
 def _require_no_values(arguments, known):

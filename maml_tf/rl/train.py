@@ -321,10 +321,15 @@ def published_returns(config: RLConfig) -> dict[str, tuple[float, ...]]:
 
     There are none of a single goal, or of other rewards, poses and lengths.
     """
-    usual = RLConfig(**original(config.env, "maml_trpo"), env=config.env)
+    usual = _usual(config.env, "maml_trpo")
     alike = ("goal", "reward", "done", "mode", "horizon")
-    same = all(getattr(config, k) == getattr(usual, k) for k in alike)
+    same = all(getattr(config, k) == usual[k] for k in alike)
     return RETURNS[config.env] if same else {}
+
+
+def _usual(env, algo):
+    """Returns the settings of a method where nobody chose any."""
+    return {**RLConfig.defaults(), **original(env, algo)}
 
 
 def methods(
@@ -339,13 +344,12 @@ def methods(
       config: the settings.
       given: names of fields that somebody chose.
     """
-    defaults = config.defaults()
-    shared = {**defaults, **original(config.env, config.algo)}
+    shared = _usual(config.env, config.algo)
     free = {k for k, value in shared.items() if getattr(config, k) == value}
     free -= {*given}
 
     def run(algo):
-        own = {**defaults, **original(config.env, algo)}
+        own = _usual(config.env, algo)
         own = {k: value for k, value in own.items() if k in free}
         own["algo"], own["env"] = algo, config.env
         own["folder"] = os.path.join(config.folder, algo)
