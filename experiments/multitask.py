@@ -212,10 +212,12 @@ def _train(run, learner, start):
 
 
 def _report(errors):
-    rows = [row["mse"] for row in errors.last(len(errors))]
+    own = np.array([row["mse"] for row in errors.last(len(errors))])
     print(
-        f"Network {len(rows)}: mean squared error on its own task, mean of "
-        f"all, {np.mean(rows):.4f}, largest {np.max(rows):.4f}",
+        f"Network {len(own)}: mean squared errors on own tasks: mean "
+        f"{own.mean():.4f}, median {np.median(own):.4f}, largest "
+        f"{own.max():.4f}; {(own > 0.1).sum()} above 0.1, {(own > 1).sum()} "
+        "above 1",
         flush=True,
     )
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import multitask  # noqa: E402  (a folder of programs, not a package)
 
-from maml_tf import checkpoints, train  # noqa: E402
+from maml_tf import checkpoints, logs, train  # noqa: E402
 from maml_tf.settings import ConfigError  # noqa: E402
 
 
@@ -75,6 +75,17 @@ def test_a_penalty_pulls_weights_to_its_centre(tmp_path, pull, expected):
     regressor.learn(0)
     for weight in regressor.network.get_weights():
         np.testing.assert_allclose(weight, expected, atol=0.01)
+
+
+def test_prints_how_well_networks_learned_their_tasks(tmp_path, capsys):
+    settings = config(tmp_path, models=multitask.INTERVAL)
+    trained(settings)
+    rows = logs.read_rows(f"{settings.folder}/training.csv", settings.models)
+    own = [row["mse"] for row in rows]
+    above = sum(error > 1 for error in own)
+    printed = capsys.readouterr().out
+    assert f": mean {np.mean(own):.4f}, median {np.median(own):.4f}" in printed
+    assert f", {above} above 1\n" in printed
 
 
 def test_nothing_is_kept_that_is_not_finite(tmp_path):
