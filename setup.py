@@ -40,6 +40,7 @@ setuptools.setup(
         "test": [
             "dill",
             "hypothesis",
+            "kubernetes-validate",
             "mypy",
             "pdoc",
             "psutil",

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 
+import kubernetes_validate
 import pytest
+import yaml
 
 TOOLS = pathlib.Path(__file__).parents[1] / "tools"
 TF_CONFIG = runpy.run_path(str(TOOLS / "tf_config.py"))["main"]
@@ -183,3 +185,13 @@ def test_local_workers_are_told_apart(tmp_path):
     assert {each["task"]["index"] for each in told} == {0, 1}
     hosts = ["localhost:2222", "localhost:2223"]
     assert all(each["cluster"] == {"worker": hosts} for each in told)
+
+
+def test_the_kubernetes_manifest_is_whole():
+    version = kubernetes_validate.latest_version()
+    text = (TOOLS / "kubernetes.yaml").read_text()
+    service, job = yaml.safe_load_all(text)
+    kubernetes_validate.validate(service, version, strict=True)
+    kubernetes_validate.validate(job, version, strict=True)
+    environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert environment[0]["value"] == str(job["spec"]["completions"])
