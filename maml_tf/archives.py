@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import lzma
 import os
 import posixpath
 import stat
@@ -19,11 +20,12 @@ from typing import IO, NamedTuple
 
 from maml_tf.cache import SUFFIX, DataError
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
+    lzma.LZMAError,
     zlib.error,
     EOFError,
     OSError,
@@ -64,7 +66,7 @@ def walk(root: Path) -> Iterator[Member]:
     is read once. Hidden files, and those that macOS strews, are left out.
 
     Args:
-      root: a folder, or a `.tar`, `.tar.gz`, `.tgz` or `.zip`.
+      root: a folder, or an archive whose name ends in one of `SUFFIXES`.
 
     Raises:
       DataError: if an archive cannot be read.

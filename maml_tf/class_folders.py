@@ -38,7 +38,7 @@ def load_class_folders(
     `data_dir` may be an archive. Classes may be of different sizes.
 
     Args:
-      data_dir: a folder, or a `.tar`, `.tar.gz`, `.tgz` or `.zip`.
+      data_dir: a folder, or an archive, see `archives.SUFFIXES`.
       part: "train", "validation" (folder `val`) or "test".
       image_format: what the images become.
       cache_dir: see `maml_tf.cache.cached`.

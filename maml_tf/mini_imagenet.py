@@ -57,7 +57,7 @@ _FORMS = """\
     <label>.tar
   mini-imagenet-cache-train|val|test.pkl
   miniImageNet_category_split_train_phase_train|val|test.pickle
-  any of these in a .tar, .tar.gz, .tgz or .zip
+  any of these in a .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz or .zip
   mini_imagenet, prepared by TensorFlow Datasets"""
 
 

@@ -37,6 +37,8 @@ PACKERS = {
     ".tar": tarred,
     ".tar.gz": lambda files: tarred(files, "w:gz"),
     ".tgz": lambda files: tarred(files, "w:gz"),
+    ".tar.bz2": lambda files: tarred(files, "w:bz2"),
+    ".tar.xz": lambda files: tarred(files, "w:xz"),
     ".zip": zipped,
 }
 
@@ -129,9 +131,9 @@ def test_a_tar_with_a_damaged_header_is_refused(tmp_path):
         contents(tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_links_in_a_tar_are_what_they_lead_to(mode, tmp_path):
-    path = tmp_path / ("x.tar.gz" if mode == "w:gz" else "x.tar")
+    path = tmp_path / mode.replace(":", ".").replace("w", "x.tar")
     with tarfile.open(path, mode) as archive:
         for name, kind in {
             "soft.txt": tarfile.SYMTYPE,

@@ -410,6 +410,10 @@ ARCHIVES = {
         ["half.tar", "cannot be read", "unexpected end"],
     ),
     "half.tar.gz": (tarred(classes(), "w:gz")[:200], ["half.tar.gz cannot"]),
+    "half.tar.bz2": (tarred(classes(), "w:bz2")[:200], ["half.tar.bz2 cannot"]),
+    "half.tar.xz": (tarred(classes(), "w:xz")[:200], ["half.tar.xz cannot"]),
+    "text.tar.bz2": (b"404 not found", ["text.tar.bz2 cannot be read"]),
+    "text.tar.xz": (b"404 not found", ["text.tar.xz cannot be read"]),
     "flipped.zip": (
         zipped(VALIDATION, flipped),
         ["flipped.zip/val/a/0.png cannot be read", "CRC"],

@@ -198,7 +198,7 @@ def test_nothing_there_says_what_it_looked_for(folder):
         "<label>.tar",
         "mini-imagenet-cache-train|val|test.pkl",
         "miniImageNet_category_split_train_phase_train|val|test.pickle",
-        ".tar.gz, .tgz or .zip",
+        ".tar.gz, .tgz, .tar.bz2, .tar.xz or .zip",
         "TensorFlow Datasets",
     ):
         assert word in message
