@@ -53,6 +53,9 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
 
     Returns:
       File names and captions.
+
+    Raises:
+      ValueError: if a record's curve is missing, or another table.
     """
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +63,8 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
     for name, caption, figure in _figures(chosen, results):
         if figure(str(folder / name)):
             drawn.append((name, caption))
+        else:
+            (folder / name).unlink(missing_ok=True)
     return drawn
 
 
@@ -106,7 +111,7 @@ def _of_omniglot(chosen, results):
     yield (
         "omniglot_iterations.png",
         "Omniglot 5-way 1-shot: accuracy on one meta-batch of validation "
-        "tasks after 1 step, mean of 5 scores.",
+        "tasks after 1 step, mean of the last 5 scores.",
         lambda path: _training(chosen, results, path, "iterations"),
     )
     yield (
@@ -120,15 +125,15 @@ def _of_omniglot(chosen, results):
 def _of_reptile(chosen, results):
     yield (
         "reptile_combinations.png",
-        f"Reptile's inner gradients: test accuracy, mean of {WINDOW} scored "
-        "tasks. Figure 3 of the Reptile paper, which trains for 40,000 "
+        f"Reptile's inner gradients: test accuracy, mean of the last {WINDOW} "
+        "scored tasks. Figure 3 of the Reptile paper, which trains for 40,000 "
         "meta-iterations." + _otherwise(_combined(chosen)),
         lambda path: _combinations(chosen, results, path),
     )
     yield (
         "reptile_omniglot.png",
-        f"Reptile on Omniglot 5-way 1-shot, transductive, mean of {FEWER} "
-        "scored tasks.",
+        f"Reptile on Omniglot 5-way 1-shot, transductive, mean of the last "
+        f"{FEWER} scored tasks.",
         lambda path: _reptile(chosen, results, path),
     )
 
@@ -220,9 +225,20 @@ def _fits(chosen, shots, path):
 
 def _scores(record, results, column, window):
     """Returns iterations, and percentages that are means of the last scores."""
-    rows = logs.read_rows(results / record["curve"])
+    path = results / record["curve"]
+    rows = logs.read_rows(path)
+    if not rows or column not in rows[0]:
+        raise ValueError(
+            f"{path}: expected the scores of {record['experiment']} during "
+            f"training, with a column {column}, found none."
+        )
     x, means = logs.smoothed(rows, column, window)
     return x, 100 * means
+
+
+def _seeded(label, record):
+    """Returns a curve's label: of the usual seed it does not tell it."""
+    return label + f", seed {record['seed']}" * bool(record["seed"])
 
 
 def _training(chosen, results, path, unit):
@@ -238,8 +254,7 @@ def _training(chosen, results, path, unit):
             x, scores = _scores(record, results, "accuracy_1", 5)
             if unit == "hours":
                 x = x / record["iterations"] * record["seconds"] / 3600
-            seed = f", seed {record['seed']}" * bool(record["seed"])
-            curves[label + seed] = x, scores
+            curves[_seeded(label, record)] = x, scores
     if curves:
         axis = "meta-iterations" if unit == "iterations" else "hours"
         plots.plot_training(curves, path, "validation accuracy, %", axis)
@@ -264,7 +279,9 @@ def _combined(chosen):
 
 def _combinations(chosen, results, path):
     curves = {
-        COMBINATIONS[r["experiment"]]: _scores(r, results, "test", WINDOW)
+        _seeded(COMBINATIONS[r["experiment"]], r): _scores(
+            r, results, "test", WINDOW
+        )
         for r in _combined(chosen)
     }
     if curves:
@@ -278,7 +295,7 @@ def _reptile(chosen, results, path):
         if "curve" in record:
             for part in ("train", "test"):
                 scores = _scores(record, results, part, FEWER)
-                curves[f"{part} classes"] = scores
+                curves[_seeded(f"{part} classes", record)] = scores
     if curves:
         plots.plot_training(curves, path, "accuracy, %")
     return bool(curves)

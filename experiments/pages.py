@@ -16,9 +16,10 @@ What was measured is from records, the JSON files in `results/records`. To
 repeat one: `./run_experiments.sh NAME --seed=SEED`, at its commit, with the
 flags that its deviations name, and of its iterations where they are fewer.
 
-* ± is the 95 % interval over tasks of one trained network; that of the Reptile
-  paper is over three trainings. Of several seeds the mean is given, with the
-  mean of their half widths, which is at least the half width of that mean.
+* ± is the 95 % interval over tasks of one trained network; that of
+  Reptile's own rows in its paper is over three trainings. Of several seeds the
+  mean is given, with the mean of their half widths, which is at least the half
+  width of that mean.
 * *Intervals overlap*, *below* and *above* compare ours with the paper's. Where
   the paper gives no interval its value counts as a point. Of a mean squared
   error less is better.
@@ -27,7 +28,8 @@ flags that its deviations name, and of its iterations where they are fewer.
   iterations and not worse, the verdict stands.
 * Whatever differs from the published command is named, first in what the
   command of this name differs by intent. Where the settings of a test were
-  *not recorded*, they are those of the command as far as is known.
+  *not recorded*, they are those of the command as far as is known; what
+  older commits did otherwise is in `results/README.md`.
 * The latest checkpoint is tested unless another is named, as the original
   programs do; the MAML paper's was chosen on validation classes.
 """
@@ -216,9 +218,9 @@ def verdict(number, mean, half, found) -> str:
         relation = "above" if difference > 0 else "below"
     worse = apart and (difference > 0) == (number.unit == "MSE")
     reasons = published.changes(found[0])
-    share = (found[0]["iterations"] or 0) / found[0]["published_iterations"]
-    if share < 1 and worse:
-        reasons.append(f"{share:.0%} of the iterations were done")
+    share = published.share(found[0])
+    if share < 100 and worse and found[0]["selected"] != "validation":
+        reasons.append(f"{share}% of the iterations were done")
     if reasons:
         return f"not comparable, because {'; '.join(reasons)} ({relation})"
     return relation
@@ -280,7 +282,7 @@ def _time(seconds):
 
 
 def _short(record):
-    step = len(record["mean"]) - 1
+    step = _last_step(record)
     unit = UNITS.get(record["metric"], "MSE")
     mean, half = ours([record], step)
     return [
@@ -292,6 +294,15 @@ def _short(record):
         "; ".join(record["deviations"]) or "none",
         _known(record["commit"]),
     ]
+
+
+def _last_step(record):
+    """Returns the last published step that a record has, or else its last."""
+    last = len(record["mean"]) - 1
+    rows = published.by_name()[record["experiment"]]
+    return max(
+        (s for s in (int(n.step) for n in rows) if s <= last), default=last
+    )
 
 
 def _not_run(number):

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import math
 import pathlib
+import re
 from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -13,8 +15,8 @@ BASELINES = ("pretrained", "pretrain", "random", "oracle")
 """Methods beside which the paper's own is tested."""
 TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
-TASKS = ("--test_tasks", "--eval_samples", "--test_goals")
-"""Deviations that make an interval wider or narrower, and no more."""
+TASKS = re.compile(r"--(?:test_tasks|eval_samples|test_goals)=(\d+), not (\d+)")
+"""A deviation that makes an interval wider or narrower, and no more."""
 KEYS = (
     *("experiment", "part", "paper", "published_iterations", "deviations"),
     *("metric", "mean", "ci95", "tasks", "shots", "queries", "iterations"),
@@ -143,8 +145,19 @@ def read(path: pathlib.Path, keys: Iterable[str]) -> dict:
 
 
 def changes(record: dict) -> list[str]:
-    """Returns in what a record is not as published, but for its `TASKS`."""
-    return [d for d in record["deviations"] if not d.startswith(TASKS)]
+    """Returns in what a record is not as published, but for more tasks."""
+    return [d for d in record["deviations"] if not _is_more_tasks(d)]
+
+
+def _is_more_tasks(deviation):
+    found = TASKS.fullmatch(deviation)
+    return bool(found) and int(found[1]) >= int(found[2])
+
+
+def share(record: dict) -> int:
+    """Returns how many percent of the published iterations were done."""
+    done = record["iterations"] or 0
+    return math.floor(100 * done / record["published_iterations"])
 
 
 def measuring(number: Number, found: list[dict]) -> list[dict]:
@@ -163,8 +176,8 @@ def status(number: Number, found: list[dict]) -> str:
     own = [r for r in measuring(number, found) if not changes(r)]
     if not own:
         return "not run"
-    share = max((r["iterations"] or 0) / r["published_iterations"] for r in own)
-    return "measured" if share >= 1 else f"partly ({share:.0%})"
+    most = max(map(share, own))
+    return "measured" if most >= 100 else f"partly ({most}%)"
 
 
 def cells(row: dict) -> list[str]:

@@ -200,20 +200,16 @@ def read_rows(path: str, last: float = math.inf) -> list[dict]:
 def smoothed(
     rows: Sequence[dict], column: str, window: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns iterations, and the means of a column's last `window` values.
-
-    Both are empty where there are fewer rows than that.
+    """Returns iterations, and the means of a column's last values.
 
     Args:
       rows: see `read_rows`.
       column: its name.
-      window: how many rows.
+      window: how many values; the first rows have those so far.
     """
-    if len(rows) < window:
-        return np.empty(0), np.empty(0)
     x, values = (np.array([r[k] for r in rows]) for k in ("iteration", column))
-    means = np.convolve(values, np.ones(window) / window, "valid")
-    return x[window - 1 :], means
+    sums = np.convolve(values, np.ones(window))[: len(values)]
+    return x, sums / np.minimum(np.arange(len(values)) + 1, window)
 
 
 def _numbers(row):

@@ -448,9 +448,8 @@ def smooth_curves(config: ReptileConfig) -> dict:
     if _imports(config):
         return {}
     rows = logs.read_rows(os.path.join(config.folder, "curve.csv"))
-    window = min(SMOOTHED, len(rows))
     return {
-        part: logs.smoothed(rows, part, window)
+        part: logs.smoothed(rows, part, SMOOTHED)
         for part in curve_parts(config)
         if rows
     }

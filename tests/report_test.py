@@ -296,8 +296,9 @@ def titled(found):
         ([of(150), of(100), of(100, 1), of(99, 2)], [1, 2]),
         ([of(99), of(200), of(150)], [2]),
         ([of(None), of(1, 1)], [1]),
-        ([of(60), of(100, 0, ["--test_tasks=9, not 10"])], [1]),
-        ([of(60, 0, ["--test_tasks=9, not 10"]), of(60, 1)], [1]),
+        ([of(60), of(100, 0, ["--test_tasks=11, not 10"])], [1]),
+        ([of(60), of(100, 0, ["--test_tasks=9, not 10"])], [0]),
+        ([of(60, 0, ["--test_tasks=11, not 10"]), of(60, 1)], [1]),
     ],
 )
 def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
@@ -309,7 +310,9 @@ def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
     [
         ([], "not run"),
         ([of(30)], "partly (30%)"),
-        ([of(30), of(100, 0, ["--eval_samples=9, not 10"])], "measured"),
+        ([of(30), of(100, 0, ["--eval_samples=11, not 10"])], "measured"),
+        ([of(30), of(100, 0, ["--eval_samples=9, not 10"])], "partly (30%)"),
+        ([of(99.9)], "partly (99%)"),
         ([of(30), of(100, 0, ["--meta_lr=1, not 2"])], "partly (30%)"),
     ],
 )
@@ -399,21 +402,22 @@ def test_protocols_pair_the_same_tasks_alone():
     expected = comparison.paired(scores, base)
     found = paired["difference"], paired["difference_ci95"]
     np.testing.assert_allclose(found, expected)
-    apart = protocols._row("x", scores, base)
+    apart = protocols._row("x", scores, base, False)
     halves = [evaluation.half_width(each) for each in (scores, base)]
     assert apart["difference"] == 5 and not apart["paired"]
     assert apart["difference_ci95"] == pytest.approx(np.hypot(*halves))
-    assert protocols._row("x", base, None)["difference"] is None
+    assert protocols._row("x", base, None, False)["difference"] is None
 
 
 def test_which_choices_of_protocols_change_the_tasks():
-    other = {
-        words
+    beside = {
+        words: protocols._beside("base", {*changes})
         for words, changes in protocols.CHOICES.items()
-        if protocols.OTHER_TASKS & {*changes}
     }
-    tasks = {"15 queries a class", "validation classes", "10,000 tasks"}
-    assert other == tasks
+    other = "15 queries a class", "validation classes"
+    assert {w for w, b in beside.items() if b == ("base", False)} == {*other}
+    assert beside.pop("10,000 tasks") == (None, False)
+    assert beside["the best checkpoint on validation classes"] == ("base", True)
 
 
 def test_an_imported_checkpoint_is_a_deviation():
@@ -438,9 +442,9 @@ def test_what_is_no_record_is_named(text, fault, tmp_path):
         published.records(tmp_path)
 
 
-@pytest.mark.parametrize("length", [1, 49, 79, 80])
-def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
-    rows = [f"{i},0.5,0.25\n" for i in range(length)]
+@pytest.mark.parametrize("length", [1, 3])
+def test_curves_begin_with_means_of_the_scores_so_far(length, tmp_path):
+    rows = [f"{i},0.5,0.{2 * i}\n" for i in range(length)]
     (tmp_path / "x.csv").write_text("iteration,train,test\n" + "".join(rows))
     found = [
         {**of(length), "experiment": name, "curve": "x.csv", "mean": [0.25]}
@@ -450,9 +454,39 @@ def test_curves_too_short_to_smooth_are_empty(length, tmp_path):
     drawn = figures.draw(found, tmp_path)
     names = ["reptile_combinations.png", "reptile_omniglot.png"]
     assert [name for name, _ in drawn] == names
-    x, scores = figures._scores(found[0], tmp_path, "test", 80)
-    assert x.tolist() == [79] * (length == 80)
-    assert scores.tolist() == pytest.approx([25] * (length == 80))
+    x, scores = figures._scores(found[0], tmp_path, "test", 2)
+    assert x.tolist() == [0, 1, 2][:length]
+    assert scores.tolist() == pytest.approx([0, 10, 30][:length])
+
+
+@pytest.mark.parametrize("text", [None, "iteration,other\n1,0.5\n"])
+def test_a_record_whose_curve_is_gone_is_named(text, tmp_path):
+    if text:
+        (tmp_path / "x.csv").write_text(text)
+    found = {**of(100), "experiment": figures.REPTILE, "curve": "x.csv"}
+    with pytest.raises(ValueError, match="x.csv: expected the scores of rep"):
+        figures.draw([found], tmp_path)
+
+
+def test_what_cannot_be_drawn_any_more_goes(tmp_path):
+    left = tmp_path / "figures" / "reptile_omniglot.png"
+    left.parent.mkdir()
+    left.touch()
+    assert not figures.draw([], tmp_path)
+    assert not left.exists()
+
+
+def test_each_seed_has_its_curves(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text("iteration,train,test\n1,0.5,0.5\n")
+    facts = {"experiment": figures.REPTILE, "curve": "x.csv", "mean": [0.5]}
+    seeds = [{**of(100, seed), **facts} for seed in (0, 1)]
+    drawn = {}
+    monkeypatch.setattr(
+        figures.plots, "plot_training", lambda curves, *_: drawn.update(curves)
+    )
+    figures._reptile(seeds, tmp_path, "")
+    labels = "train classes", "test classes"
+    assert {*drawn} == {*labels, *(f"{each}, seed 1" for each in labels)}
 
 
 def test_the_longest_combinations_are_compared():
@@ -503,6 +537,7 @@ def record(iterations=100, deviations=(), diverged=0):
         "published_iterations": 100,
         "deviations": list(deviations),
         "diverged": diverged,
+        "selected": "latest",
         "tasks": 600,
         "metric": "mean squared error",
         "mean": [1.0, float("nan") if diverged else 1.0],
@@ -526,12 +561,21 @@ def record(iterations=100, deviations=(), diverged=0):
             record(30),
             "not comparable, because 30% of the iterations were done (below)",
         ),
+        (number("0.67", "", "MSE"), 0.1, 0.08, record(30), "below"),
         (
-            number("0.67", "", "MSE"),
-            0.1,
-            0.08,
-            record(30),
-            "below",
+            number(),
+            90.0,
+            0.3,
+            record(97, ["--select=validation, not latest"])
+            | {"selected": "validation"},
+            "not comparable, because --select=validation, not latest (below)",
+        ),
+        (
+            number(),
+            100.0,
+            0.0,
+            record(deviations=["--test_tasks=1, not 600"]),
+            "not comparable, because --test_tasks=1, not 600 (above)",
         ),
         (
             number(),
