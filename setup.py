@@ -23,7 +23,7 @@ setuptools.setup(
     install_requires=[
         "absl-py",
         "importlib_resources",  # tensorflow-datasets needs it and lacks it
-        "keras>=3.6",
+        "keras>=3.10",
         "matplotlib",
         "numpy",
         "pillow>=10.1",

@@ -197,6 +197,8 @@ _PLACES = (
     (tf.nn, "moments", moments),
     (tf.nn, "max_pool", max_pool),
     (tf.image, "resize", resize),
+    # What it wraps would be constant in parameters that are no variables.
+    (tf, "recompute_grad", lambda function: function),
 )
 
 
@@ -233,7 +235,8 @@ def operations() -> contextlib.AbstractContextManager:
 
     On the TensorFlow backend BatchNormalization, LayerNormalization and
     GroupNormalization take their statistics from `tf.nn.moments`,
-    MaxPooling1D to 3D are `tf.nn.max_pool`, and UpSampling2D and Resizing
-    interpolate by `tf.image.resize`.
+    MaxPooling1D to 3D are `tf.nn.max_pool`, UpSampling2D and Resizing
+    interpolate by `tf.image.resize`, and `keras.remat` is `tf.recompute_grad`,
+    which keeps what it else would compute again.
     """
     return _stand_ins

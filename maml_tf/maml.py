@@ -407,6 +407,7 @@ class MAML(Learner):
             apply_fn(theta, support_x, fold(seed, 0)),
         )
         scored = self.scored(adaptation.phi, training)
+        _require_statistics(self.norm_statistics, self.network)
         way = "queries" if training else self.norm_statistics
         dtypes = _map(lambda part: part.dtype, before)
         after = (
@@ -444,14 +445,15 @@ class MAML(Learner):
         """Returns the values of what adapts.
 
         Raises:
-          ValueError: if some of it was frozen since the learner was made.
+          ValueError: if the network has some of it no more, or frozen.
         """
+        own = {id(v) for v in self.network.trainable_variables}
         for variable in self.adapted:
-            if not variable.trainable:
+            if id(variable) not in own:
                 raise ValueError(
                     f"The model {self.network.name!r}: {variable.path} was "
-                    "frozen after the learner was made, which adapts it. Make "
-                    "a new learner."
+                    "frozen or taken out after the learner was made, which "
+                    "adapts it. Make a new learner."
                 )
         return [variable.value for variable in self.adapted]
 

@@ -103,7 +103,8 @@ def example_by_example(layer, weight, x):
     """
     del weight
     like = tf.nest.flatten(x)[0]
-    return shapes.split(layer(tf.nest.map_structure(shapes.merge, x)), like)
+    merged = tf.nest.map_structure(shapes.merge, x)
+    return _split(layer(merged, training=True), like)
 
 
 @rule(layers.Dense)
@@ -186,7 +187,12 @@ def _finish(layer, weight, y):
     ):
         return layer.activation(y)
     # Another may count axes, and knows of no task axis.
-    return shapes.split(layer.activation(shapes.merge(y)), y)
+    return _split(layer.activation(shapes.merge(y)), y)
+
+
+def _split(y, like):
+    """[B·n, …] → [B, n, …], also of the logits that Keras compares."""
+    return shapes.predicted(lambda part: shapes.split(part, like), y)
 
 
 @rule(layers.Embedding, mask_zero=False)
@@ -236,13 +242,11 @@ def _group_normalization(layer, weight, x):
     return _scale_and_shift(layer, weight, y)
 
 
-if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
-
-    @rule(layers.RMSNormalization, sums=True, axis=[-1])
-    def _rms_normalization(layer, weight, x):
-        square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
-        y = x * tf.math.rsqrt(square + layer.epsilon)
-        return y * shapes.align(weight(layer.scale), y)
+@rule(layers.RMSNormalization, sums=True, axis=[-1])
+def _rms_normalization(layer, weight, x):
+    square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
+    y = x * tf.math.rsqrt(square + layer.epsilon)
+    return y * shapes.align(weight(layer.scale), y)
 
 
 @rule(norms.BatchStatisticsNorm, sums=True)

@@ -80,8 +80,6 @@ NETWORKS = {
     for shape, group in LAYERS.items()
     for name, between in group.items()
 }
-if not hasattr(layers, "RMSNormalization"):  # before Keras 3.9
-    del NETWORKS["RMSNormalization"]
 
 # XLA takes a quarter of a minute to compile a loop over time; unrolled, the
 # same layers run in every mode.

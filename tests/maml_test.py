@@ -668,6 +668,52 @@ def test_what_adapts_is_not_frozen_later():
             use()
 
 
+def test_what_adapts_is_not_taken_out_later():
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    network.pop()
+    network.add(keras.layers.Dense(3))
+    with pytest.raises(ValueError, match="dense.*/kernel was .*taken out"):
+        learner.adapt(np.zeros([4, 1]), np.zeros([4, 3]))
+
+
+def test_statistics_that_a_layer_ignores_are_not_set_later():
+    norm = keras.layers.BatchNormalization()
+    network = keras.Sequential([keras.Input((1,)), norm])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    learner.norm_statistics = "support"
+    x = np.zeros([2, 4, 1], "f")
+    with pytest.raises(ValueError, match="norm_statistics: expected layers"):
+        learner.adapt_and_predict(x, x, x)
+
+
+class Again(keras.layers.Layer):
+    """A layer that computes again what its gradient needs."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+    def call(self, x):
+        return keras.remat(lambda x: keras.ops.tanh(x @ self.kernel))(x)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_is_computed_again_adapts(steps):
+    sizes = [keras.Input((3,)), Again(), Again(), keras.layers.Dense(2)]
+    network = keras.Sequential(sizes)
+    hidden = [keras.layers.Dense(4, "tanh", use_bias=False) for _ in "12"]
+    plain = keras.Sequential([sizes[0], *hidden, keras.layers.Dense(2)])
+    plain.set_weights(network.get_weights())
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=[5, 3]).astype("f"), np.ones([5, 2], "f")
+    found, expected = (
+        MAML(each, "mse", inner_lr=0.1).adapt(x, y, steps=steps).get_weights()
+        for each in (network, plain)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, 1e-4, 1e-5)
+
+
 def test_examples_of_several_outputs_have_weights():
     learner, x, y = two_outputs()
     ones, zeros = np.ones([TASKS, 4]), np.zeros([TASKS, 4])

@@ -194,11 +194,8 @@ NETWORKS = {
     "shared_layer": (VECTOR, shared_layer),
     "several_inputs": (SERIES, several_inputs),
     "models_in_a_model": (VECTOR, models_in_a_model),
+    "rms_norm": after_conv(lambda: layers.RMSNormalization(epsilon=0.1)),
 }
-if hasattr(layers, "RMSNormalization"):  # from Keras 3.9 on
-    NETWORKS["rms_norm"] = after_conv(
-        lambda: layers.RMSNormalization(epsilon=0.1)
-    )
 
 
 def build(name):

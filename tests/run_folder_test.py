@@ -567,6 +567,16 @@ def test_an_alarm_is_raised_once(tmp_path, capsys):
     assert capsys.readouterr().out.count("Alarm") == 1
 
 
+def test_rows_of_the_phase_before_raise_no_alarm(tmp_path, capsys):
+    made = table(tmp_path, [{"accuracy": 0.2}] * 4)
+    alarm = alarms.Alarm(400, made, 3, [alarms.at_chance("accuracy", 5)])
+    for number in (4, 5, 6):
+        assert "Alarm" not in capsys.readouterr().out
+        made.append(100 * number + 1, {"accuracy": 0.2})
+        alarm.on_iteration(100 * number + 1)
+    assert "Alarm at iteration 601" in capsys.readouterr().out
+
+
 def test_alarm_where_adaptation_harms(tmp_path, capsys):
     losses = [(1.0, 0.5), (1.0, 1.5), (1.0, 2.5), (1.0, 3.5)]
     rows = [{"before": b, "after": a} for b, a in losses]

@@ -207,6 +207,48 @@ def test_example_by_example_is_a_rule():
     np.testing.assert_array_equal(actual, [[[1], [4]], [[9], [16]]])
 
 
+class Trained(layers.Layer):
+    def call(self, x, training=False):
+        return 2 * x if training else x
+
+
+def test_example_by_example_trains():
+    stacked.rule(Trained)(stacked.example_by_example)
+    model = keras.Sequential([keras.Input((1,)), Trained()])
+    actual = stacked.many_tasks(model, [])([], tf.ones([2, 2, 1]))
+    np.testing.assert_array_equal(actual, np.full([2, 2, 1], 2.0))
+
+
+def certain(*last):
+    """Returns a network whose probabilities round to 0 and 1."""
+    network = keras.Sequential([keras.Input((2,)), *last])
+    kernel, bias = network.get_weights()
+    kernel[...] = [[60, -60, 0], [-60, 60, 0]]
+    network.set_weights([kernel, bias])
+    return network
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: [layers.Dense(3), layers.Activation("softmax")],
+        lambda: [layers.Dense(3), layers.Softmax()],
+        lambda: [layers.Dense(3, layers.Softmax())],
+        lambda: [layers.Dense(3, lambda x: keras.ops.softmax(x))],
+        lambda: [layers.Dense(3, "softmax")],
+    ],
+)
+def test_logits_are_compared_whatever_makes_probabilities_of_them(last):
+    x, y = np.array([[[1, 0], [0, 1]]], "f"), np.array([[1, 2]])
+    losses = []
+    for engine in ("looped", "stacked"):
+        loss = "sparse_categorical_crossentropy"
+        learner = MAML(certain(*last()), loss, inner_lr=0.0, engine=engine)
+        learner.compile("sgd", loss)
+        losses.append(learner.evaluate((x, y, x), y, verbose=0))
+    assert losses == pytest.approx([90.0, 90.0])
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_random_layers_need_a_seed(depth):
     model = sequential(layers.Dropout(0.5, name="lucky"))
