@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import files
-from maml_tf.evaluation import AdaptationCurve
 from maml_tf.logs import Table
 from maml_tf.replicas import on_several_hosts
 
@@ -142,84 +141,34 @@ class TrainingLog(IterationCallback):
             print_line(self.line(iteration, means))
 
 
-class Curve(IterationCallback):
-    """Scores one meta-batch after every inner step, at regular intervals.
+class Scores(IterationCallback):
+    """Scores the learner at regular intervals: a row, and a line.
 
     Args:
       start: the iteration at which the run starts or continues.
       table: where rows go.
-      score: maps the iteration to metrics by name, each `[B, U + 1]`, see
-        `evaluation.scorer`.
+      score: maps the iteration to a row.
       interval: in iterations.
+      line: makes the printed line of an iteration and a row, or `None`.
+      first: an iteration that is scored, from which intervals count.
     """
 
-    def __init__(self, start, table, score, interval):
+    def __init__(self, start, table, score, interval, line=None, first=0):
         super().__init__(start)
         self.table = table
         self.score = score
         self.interval = interval
+        self.line = line
+        self.first = first
 
     def on_iteration(self, iteration):
-        """Writes the means over tasks."""
-        if iteration % self.interval == 0:
-            means = {
-                name: AdaptationCurve(values.numpy()).mean
-                for name, values in self.score(iteration).items()
-            }
-            self.write(iteration, means)
-
-    def write(self, iteration, means):
-        """Writes a row of the table."""
-        row = {
-            f"{name}_{u}": float(value)
-            for name, curve in means.items()
-            for u, value in enumerate(curve)
-        }
-        self.table.append(iteration, row)
-
-
-class Validation(Curve):
-    """A `Curve` of held-out tasks that prints the original's line."""
-
-    def write(self, iteration, means):
-        """Prints the last metric: pre-update, post-update."""
-        super().write(iteration, means)
-        *_, score = means.values()
-        after = score[self.model.inner_steps]
-        print_line(f"Validation results: {score[0]}, {after}")
-
-
-class TaskScores(IterationCallback):
-    """Scores a task of each part of the classes, at regular intervals.
-
-    It does so after the first update, and prints supervised-reptile's line.
-
-    Args:
-      start: the iteration at which the run starts or continues.
-      table: where rows go.
-      scores: by part, a function from the count of updates before to the
-        scores of tasks.
-      interval: in iterations.
-    """
-
-    def __init__(self, start, table, scores, interval):
-        super().__init__(start)
-        self.table = table
-        self.scores = scores
-        self.interval = interval
-
-    def on_iteration(self, iteration):
-        """Writes and prints the means over tasks."""
-        batch = iteration - 1
-        if batch % self.interval:
+        """Writes a row, and prints it."""
+        if (iteration - self.first) % self.interval:
             return
-        row = {
-            part: float(np.mean(score(batch)))
-            for part, score in self.scores.items()
-        }
+        row = self.score(iteration)
         self.table.append(iteration, row)
-        values = " ".join(f"{part}={value:f}" for part, value in row.items())
-        print_line(f"batch {batch}: {values}")
+        if self.line:
+            print_line(self.line(iteration, row))
 
 
 class Keeper(IterationCallback):

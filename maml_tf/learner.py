@@ -45,8 +45,7 @@ class Learner(Replicated):
             self._trace_anew()
 
     def _trace_anew(self):
-        for cache in ("_engines", "_bytes"):
-            getattr(self, cache, {}).clear()
+        getattr(self, "_bytes", {}).clear()
         for kind in ("train", "test", "predict"):
             if getattr(self, f"{kind}_function") is not None:
                 getattr(self, f"make_{kind}_function")(force=True)

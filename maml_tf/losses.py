@@ -135,12 +135,10 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
         loss = loss()
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-    is_sparse, is_pointwise = _takes_labels(loss), _is_pointwise(loss)
-    reduce = _mean
+    is_sparse, reduce = _takes_labels(loss), _mean
     if isinstance(loss, keras.Loss):
         _require_last_axes(loss)
         reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
-        loss = loss.call
     if not callable(loss):
         raise ValueError(
             f"The loss: expected one of Keras or a function, got {loss!r}."
@@ -149,9 +147,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     def task_loss(y, prediction):
         if is_sparse and tf.executing_eagerly():
             _require_labels(y, prediction.shape[-1])
-        if is_pointwise:
-            y = _of_shape(y, prediction.shape)
-        losses = loss(*_comparable(y, prediction))
+        losses = values(loss, y, prediction)
         _require_task_axes(losses, y, task_axes)
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
 
@@ -267,7 +263,8 @@ def values(loss: str | keras.Loss | TaskLoss, y, prediction) -> tf.Tensor:
     """
     loss = keras.losses.get(loss)
     y = shaped(loss, y, prediction)
-    return getattr(loss, "call", loss)(*_comparable(y, prediction))
+    call = loss.call if isinstance(loss, keras.Loss) else loss
+    return call(*_comparable(y, prediction))
 
 
 def _comparable(y, prediction):

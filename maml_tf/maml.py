@@ -169,7 +169,6 @@ class MAML(Learner):
         self.seed = seed
         self.engine = engine
         self._engine = engines.choose(engine, network)
-        self._engines: dict[tuple, engines.Choice] = {}
         self._bytes: dict[tuple, float | None] = {}
         self.adapted = select(network, adapt)
         self.task_metrics = dict(task_metrics or {})
@@ -182,15 +181,7 @@ class MAML(Learner):
 
     def engine_for(self, inputs) -> engines.Choice:
         """Returns the engine for `(support_x, support_y, query_x)`."""
-        if self._engine is not None and self.tasks_per_step is None:
-            return self._engine
-        sizes = _sizes(inputs)
-        if sizes not in self._engines:
-            self._engines[sizes] = self._choose(inputs, sizes[0][0])
-        return self._engines[sizes]
-
-    def _choose(self, inputs, tasks):
-        most = self.tasks_per_step
+        tasks, most = _sizes(inputs)[0][0], self.tasks_per_step
         if self._engine is not None:
             return engines.bounded(self._engine, tasks, most)
         # Of several sizes Keras makes one graph, in which none is known.
@@ -207,20 +198,23 @@ class MAML(Learner):
         Args:
           inputs: `(support_x, support_y, query_x)`.
         """
-        if stacked.unsupported(self.network):
-            return None
         sizes = _sizes(inputs)
         if sizes not in self._bytes:
-            support_x, _, query_x = inputs
-            self._bytes[sizes] = engines.task_bytes(
-                self.network,
-                self.adapted,
-                support_x,
-                query_x,
-                inner_steps=self.inner_steps,
-                keeps_one=self.first_order or self.remat,
-            )
+            self._bytes[sizes] = self._estimate(inputs)
         return self._bytes[sizes]
+
+    def _estimate(self, inputs):
+        if stacked.unsupported(self.network):
+            return None
+        support_x, _, query_x = inputs
+        return engines.task_bytes(
+            self.network,
+            self.adapted,
+            support_x,
+            query_x,
+            inner_steps=self.inner_steps,
+            keeps_one=self.first_order or self.remat,
+        )
 
     def memory_estimate(self, inputs) -> float | None:
         """Returns about how many bytes a training step on a meta-batch takes.

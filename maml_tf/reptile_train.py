@@ -301,15 +301,24 @@ def _logging(run, learner, curves, start):
     )
     curve = run.table("curve.csv", start, show)
     scorer = _scorer(config, learner)
-    yield callbacks.TaskScores(
+    scores = {part: _scores_at(scorer, s) for part, s in curves.items()}
+    yield callbacks.Scores(
         start,
         curve,
-        {part: _scores_at(scorer, sampler) for part, sampler in curves.items()},
+        lambda i: {k: float(np.mean(at(i - 1))) for k, at in scores.items()},
         config.eval_interval,
+        _original_line,
+        first=1,
     )
     if config.is_classification:
         faults = [alarms.at_chance("train", config.ways)]
         yield alarms.Alarm(start, curve, ALARM_ROWS, faults)
+
+
+def _original_line(iteration, row):
+    """Returns supervised-reptile's, which counts the updates before."""
+    values = " ".join(f"{part}={value:f}" for part, value in row.items())
+    return f"batch {iteration - 1}: {values}"
 
 
 def _scorer(config, learner):

@@ -344,7 +344,9 @@ def _logging(run, learner, training, validation, phase, start):
         return callbacks.thinned(interval, sum(config.phases))
 
     def at(sampler, interval=1):
-        return lambda i: score(*sampler(tf.constant(i // interval, tf.int64)))
+        return lambda i: _curve_row(
+            score(*sampler(tf.constant(i // interval, tf.int64)))
+        )
 
     training_table = table("training.csv")
     yield callbacks.TrainingLog(
@@ -358,19 +360,37 @@ def _logging(run, learner, training, validation, phase, start):
         faults = _faults(config)
         yield alarms.Alarm(start, training_table, ALARM_ROWS, faults)
     interval = thinned(500, 1000)
-    yield callbacks.Curve(
+    yield callbacks.Scores(
         start,
         table("training_curve.csv", "training_"),
         at(training),
         interval,
     )
     if validation is not None:
-        yield callbacks.Validation(
+        yield callbacks.Scores(
             start,
             table("validation.csv", "validation_"),
             at(validation, interval),
             interval,
+            _validation_line(config),
         )
+
+
+def _curve_row(scores):
+    """Returns means over tasks, by metric and step, of what a scorer gives."""
+    return {
+        f"{name}_{u}": float(mean)
+        for name, values in scores.items()
+        for u, mean in enumerate(
+            evaluation.AdaptationCurve(values.numpy()).mean
+        )
+    }
+
+
+def _validation_line(config):
+    *_, metric = task_metrics(config)
+    before, after = f"{metric}_0", f"{metric}_{config.inner_steps}"
+    return lambda i, row: f"Validation results: {row[before]}, {row[after]}"
 
 
 def _original_line(config, phase) -> Callable:

@@ -664,7 +664,7 @@ def test_what_adapts_is_not_frozen_later():
         lambda: learner.adapt_and_predict(*x),
         lambda: learner.train_on_batch(x, y),
     ):
-        with pytest.raises(ValueError, match="frozen after the learner was"):
+        with pytest.raises(ValueError, match="frozen or taken out after"):
             use()
 
 
@@ -707,7 +707,9 @@ def test_what_is_computed_again_adapts(steps):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=[5, 3]).astype("f"), np.ones([5, 2], "f")
     found, expected = (
-        MAML(each, "mse", inner_lr=0.1).adapt(x, y, steps=steps).get_weights()
+        MAML(each, "mse", inner_lr=0.1, engine="looped")
+        .adapt(x, y, steps=steps)
+        .get_weights()
         for each in (network, plain)
     )
     for one, other in zip(found, expected, strict=True):

@@ -245,7 +245,7 @@ def test_logits_are_compared_whatever_makes_probabilities_of_them(last):
         loss = "sparse_categorical_crossentropy"
         learner = MAML(certain(*last()), loss, inner_lr=0.0, engine=engine)
         learner.compile("sgd", loss)
-        losses.append(learner.evaluate((x, y, x), y, verbose=0))
+        losses.append(learner.train_on_batch((x, y, x), y))
     assert losses == pytest.approx([90.0, 90.0])
 
 
