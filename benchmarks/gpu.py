@@ -5,9 +5,10 @@
 Each workload's meta-gradient on the GPU, in float64, has to be that of the
 processor; how far from it those that are timed are is beside it. Then come the
 meta-iterations a second with and without XLA, the memory of the GPU that they
-took at most, and how busy it was. Without a GPU the program says so and ends
-with status 0; `--device=CPU:0` tries it out. TensorFlow needs CUDA's libraries:
-`pip install -e .[gpu,benchmarks]`.
+took at most, and how busy it was. How many tasks run at once is chosen by the
+size of a processor's caches: `--engine=stacked` runs all. Without a GPU
+the program says so and ends with status 0; `--device=CPU:0` tries it out.
+TensorFlow needs CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
 """
 
 import gc
@@ -27,6 +28,12 @@ flags.DEFINE_string("device", "GPU:0", "What is measured.")
 flags.DEFINE_float("seconds", 5, "Of each timing, at least.", lower_bound=0)
 NAMES = [w.name for w in workloads.WORKLOADS.values() if not w.is_reptile]
 flags.DEFINE_multi_enum("workload", NAMES, NAMES, "Which.")
+flags.DEFINE_enum(
+    "engine",
+    "auto",
+    ["auto", "stacked", "looped"],
+    "How many tasks run at once: as the processor's caches hold, all, or one.",
+)
 POLICIES = "float32", "mixed_bfloat16"
 
 
@@ -35,6 +42,7 @@ class Peer(ours.Peer):
 
     def __init__(self, workload, dtype, device, compiles, policy):
         self.policy = policy
+        self.engine = FLAGS.engine
         self.compiles = compiles
         self.device = device
         with tf.device(device):

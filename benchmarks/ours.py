@@ -16,6 +16,9 @@ class Peer:
     policy: str | None = None
     """Keras's policy of layers; default the type of the numbers."""
 
+    engine: str = "auto"
+    """How many tasks run at once, see `maml_tf.MAML`."""
+
     def __init__(self, workload, dtype, variant):
         del variant
         maml_tf.share_cores(self.SIDE_BY_SIDE or workload.tasks)
@@ -43,6 +46,7 @@ class Peer:
             inner_steps=workload.inner_steps,
             first_order=workload.first_order,
             adapt="fast_weights",
+            engine=self.engine,
             block=workload.steps_per_call,
         )
 
