@@ -202,32 +202,40 @@ _PLACES = (
 )
 
 
-class _StandIns:
-    """A context that has the stand-ins in place while any thread is inside.
+class StandIns:
+    """A context that has stand-ins in place while any thread is inside.
 
     Were it one for each thread, the first to leave would put TensorFlow's own
     back under the others, and the last what it had found, stand-ins.
+
+    Args:
+      places: of each its module, its name there, and what stands in for it.
     """
 
-    def __init__(self):
-        self._lock, self._inside = threading.Lock(), 0
-        self._placed = contextlib.ExitStack()
+    def __init__(self, places):
+        self._places, self._placed = places, contextlib.ExitStack()
+        self._lock, self._threads = threading.Lock(), []
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this very thread is inside, for what others may not see."""
+        return threading.get_ident() in self._threads
 
     def __enter__(self):
         with self._lock:
-            if self._inside == 0:
-                for place in _PLACES:
+            if not self._threads:
+                for place in self._places:
                     self._placed.enter_context(mock.patch.object(*place))
-            self._inside += 1
+            self._threads.append(threading.get_ident())
 
     def __exit__(self, *error):
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            self._threads.remove(threading.get_ident())
+            if not self._threads:
                 self._placed.close()
 
 
-_stand_ins = _StandIns()
+_stand_ins = StandIns(_PLACES)
 
 
 def operations() -> contextlib.AbstractContextManager:

@@ -8,28 +8,16 @@ those of the convolution are those that its gradient by the kernel needs.
 
 import contextlib
 import math
-from unittest import mock
 
 import tensorflow as tf
 
-from maml_tf import convolution
+from maml_tf import convolution, exact
 
 MOST_NUMBERS = 2**19
 """Numbers that patches may hold; with more they leave the caches."""
 
 # Taken here, as `convolutions` puts another in its place.
 _tensorflow_convolution = tf.nn.convolution
-
-
-@contextlib.contextmanager
-def convolutions():
-    """Makes Keras's layers convolve few images so, inside the context.
-
-    It is for first derivatives alone: those of what is computed here are not
-    right. On a GPU nothing changes.
-    """
-    with mock.patch.object(tf.nn, "convolution", convolve):
-        yield
 
 
 def convolve(
@@ -45,18 +33,32 @@ def convolve(
 
     A stand-in for `tf.nn.convolution`, which it leaves all that is not in two
     dimensions with channels last, is dilated or in groups, or has more than
-    `MOST_NUMBERS`.
+    `MOST_NUMBERS`. Another thread, which may want second derivatives, has
+    TensorFlow's own.
     """
     # As tensors, for a variable's value may be another one backwards.
     x, kernel = map(tf.convert_to_tensor, (input, filters))
     options = _pair(strides), _pair(dilations), padding.lower()
-    if data_format != "NHWC" or not _are_few(x, kernel, options):
+    is_usual = data_format == "NHWC" and _are_few(x, kernel, options)
+    if not (_stand_ins.is_here and is_usual):
         return _tensorflow_convolution(
             x, kernel, strides, padding, data_format, dilations, name
         )
     return tf.custom_gradient(lambda x, kernel: _product(x, kernel, options))(
         x, kernel
     )
+
+
+_stand_ins = exact.StandIns([(tf.nn, "convolution", convolve)])
+
+
+def convolutions() -> contextlib.AbstractContextManager:
+    """Makes Keras's layers convolve few images so, inside the context.
+
+    It is for first derivatives alone: those of what is computed here are not
+    right. On a GPU nothing changes.
+    """
+    return _stand_ins
 
 
 def _pair(value):

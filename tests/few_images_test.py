@@ -1,5 +1,8 @@
 """Convolutions of a few images, against TensorFlow's own."""
 
+import concurrent.futures
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -113,3 +116,32 @@ def test_nothing_changes_outside():
     with few_images.convolutions():
         assert tf.nn.convolution is few_images.convolve
     assert tf.nn.convolution is before
+
+
+def test_who_leaves_first_takes_nothing_from_another():
+    before = tf.nn.convolution
+    entered, left = threading.Event(), threading.Event()
+
+    def beside():
+        with few_images.convolutions():
+            entered.set()
+            assert left.wait(60)
+            return tf.nn.convolution
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with few_images.convolutions():
+            found = pool.submit(beside)
+            assert entered.wait(60)
+        left.set()
+        assert found.result() is few_images.convolve
+    assert tf.nn.convolution is before
+
+
+def test_another_thread_keeps_its_own(own):
+    layer, x = layers.Conv2D(4, 3), np.zeros([2, 7, 6, 3])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with few_images.convolutions():
+            pool.submit(layer, x).result()
+            assert len(own) == 1
+            layer(x)
+    assert len(own) == 1
