@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from maml_tf import inner_optimizers, losses, models
 from maml_tf.maml import MAML, JointTraining
@@ -362,3 +362,169 @@ def test_lambda_layers_are_copied():
     unsafe = keras.saving.serialize_keras_object(network)
     with pytest.raises(ValueError, match="[Ll]ambda"):
         keras.saving.deserialize_keras_object(unsafe)
+
+
+def test_a_lambda_layer_may_name_a_global():
+    network = keras.Sequential(
+        [
+            keras.Input([2]),
+            layers.Lambda(lambda x: WAYS * x),
+            layers.Dense(1),
+        ]
+    )
+    assert_adapts_alike(network, tf.ones([3, 2]))
+
+
+def test_a_local_loss_that_the_network_was_compiled_with():
+    def local(y, prediction):
+        return ops.mean((y - prediction) ** 2, -1)
+
+    network = keras.Sequential([keras.Input([2]), layers.Dense(1)])
+    network.compile("sgd", local)
+    assert_adapts_alike(network, tf.ones([3, 2]))
+
+
+def test_a_layer_that_two_models_share():
+    x, layer = keras.Input([2]), layers.Dense(2, "tanh")
+    first, second = (
+        keras.Sequential([keras.Input([2]), layer, layers.Dense(2)])
+        for _ in range(2)
+    )
+    network = keras.Model(x, layers.Dense(1)(first(x) + second(x)))
+    assert_adapts_alike(network, tf.ones([3, 2]))
+
+
+class Holder(keras.Model):
+    """A model around a layer, which its configuration makes anew."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+    def get_config(self):
+        return {"layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["layer"]))
+
+
+def test_a_layer_that_two_models_of_ones_own_share_is_refused():
+    x, layer = keras.Input([2]), layers.Dense(2)
+    network = keras.Model(x, Holder(layer)(Holder(layer)(x)))
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    with pytest.raises(ValueError, match="a copy of 5 layers, got 6"):
+        learner.adapt(tf.ones([3, 2]), tf.ones([3, 2]))
+
+
+class TenTimes(keras.Model):
+    """A graph with a call of its own."""
+
+    def __init__(self, units=1):
+        x = keras.Input([2])
+        super().__init__(x, layers.Dense(units)(x))
+        self.units = units
+
+    def call(self, x, training=False):
+        return 10 * super().call(x, training=training)
+
+    def get_config(self):
+        return {"units": self.units}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class TenTimesInTurn(keras.Sequential):
+    def call(self, x, training=False):
+        return 10 * super().call(x, training=training)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        TenTimes,
+        lambda: TenTimesInTurn([keras.Input([2]), layers.Dense(1)]),
+    ],
+)
+def test_a_graph_keeps_a_call_of_its_own(make):
+    assert_adapts_alike(make(), tf.ones([3, 2]))
+
+
+# With no step at all the copy's weights are the network's.
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_copy_that_reads_the_networks_weights_is_refused(steps):
+    x, encoder = keras.Input([3]), layers.Dense(2, "tanh")
+    hidden = encoder(x)
+    network = keras.Model(x, ops.einsum("nd,vd->nv", hidden, encoder.kernel))
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    with pytest.raises(ValueError, match="still reads the network's"):
+        learner.adapt(tf.ones([4, 3]), tf.ones([4, 3]), steps=steps)
+
+
+class Draws(layers.Layer):
+    """Adds noise, also where nothing is trained."""
+
+    def __init__(self, has_generator=True, **options):
+        super().__init__(**options)
+        self.generator = keras.random.SeedGenerator() if has_generator else None
+
+    def call(self, x):
+        if self.generator is None:
+            return x + tf.random.normal(tf.shape(x))
+        return x + keras.random.normal(ops.shape(x), seed=self.generator)
+
+
+@pytest.mark.parametrize("has_generator", [False, True])
+def test_a_network_that_always_draws_numbers_is_copied(has_generator):
+    network = keras.Sequential(
+        [keras.Input([2]), Draws(has_generator), layers.Dense(1)]
+    )
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    learner.adapt(tf.ones([4, 2]), tf.ones([4, 1]))
+
+
+class RunningMean(layers.Layer):
+    """Subtracts the batch's mean in training, and else a moving average."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(
+            [shape[-1]], "zeros", trainable=False, name="mean"
+        )
+
+    def call(self, x, training=False):
+        if not training:
+            return x - self.mean
+        mean = ops.mean(x, 0)
+        self.mean.assign(0.9 * self.mean + 0.1 * mean)
+        return x - mean
+
+
+def test_running_statistics_of_ones_own_are_refused():
+    network = keras.Sequential(
+        [keras.Input([2]), RunningMean(), layers.Dense(1)]
+    )
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    with pytest.raises(ValueError, match="training changes .*/mean"):
+        learner.adapt(100 + tf.ones([4, 2]), tf.ones([4, 1]))
+
+
+def test_batch_normalisation_has_the_mean_of_its_calls():
+    left, right = (keras.Input([2], name=name) for name in ("left", "right"))
+    norm = layers.BatchNormalization()
+    hidden = layers.Subtract()([norm(left), norm(right)])
+    network = keras.Model([left, right], layers.Dense(1)(hidden))
+    x = np.random.default_rng(0).normal(size=[2, 4, 2])
+    x[1] += 4
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    copy = learner.adapt(list(x), np.ones([4, 1]))
+    [norm] = [layer for layer in copy.layers if layer.weights][:1]
+    mean, variance = x.mean(1).mean(0), x.var(1).mean(0)
+    np.testing.assert_allclose(norm.moving_mean, mean, 1e-5)
+    np.testing.assert_allclose(norm.moving_variance, variance, 1e-5)
+    assert norm.momentum == 0.99
+    assert "call" not in vars(norm)
