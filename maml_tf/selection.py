@@ -28,12 +28,14 @@ def select(network: keras.Model, adapt: Selection) -> list[keras.Variable]:
       network: a built Keras model.
       adapt: `None` or "all" for all of them; "fast_weights" for what
         cbfinn/maml adapts, see `models.fast_weights`; "head" for those of the
-        last layer that has any, as ANIL adapts; variables, layers or both; or
-        a function that tells of a variable whether it adapts.
+        last layer that has any, as ANIL adapts, of a graph with one output;
+        variables, layers or both; or a function that tells of a variable
+        whether it adapts.
 
     Raises:
-      ValueError: if there is no such name, nothing is selected, or a variable
-        is not a trainable one of the network, or has a constraint.
+      ValueError: if there is no such name, nothing is selected, no layer is
+        known to be the last, or a variable is not a trainable one of the
+        network, or has a constraint.
     """
     if adapt is None or isinstance(adapt, str):
         chosen = _named(network, adapt or "all")
@@ -55,11 +57,29 @@ def _head(network):
     """Returns the last layer with trainable weights, none inside another.
 
     Where one model is all that learns, it is the last layer of that.
+
+    Raises:
+      ValueError: if layers have no order, or several of them give outputs.
     """
     layers = [part for part in network.layers if part.trainable_variables]
     if len(layers) == 1 and isinstance(layers[0], keras.Model):
         return _head(layers[0])
+    if len(layers) > 1:
+        _require_one_end(network)
     return layers[-1] if layers else network
+
+
+def _require_one_end(network):
+    if isinstance(network, keras.Sequential):
+        return
+    is_graph = isinstance(network, keras.Function)
+    if not is_graph or len(network.outputs) > 1:
+        why = f"{len(network.outputs)} outputs" if is_graph else "no graph"
+        raise ValueError(
+            "adapt: expected the layers or variables of the head, as in "
+            f"`adapt=[network.layers[-1]]`, as {network.name!r} has {why} to "
+            "tell it by, got 'head'."
+        )
 
 
 def _listed(adapt):

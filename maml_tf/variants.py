@@ -17,7 +17,8 @@ class ANIL(MAML):
     Args:
       network: a built Keras model.
       inner_loss: see `MAML`.
-      adapt: the head, where it is not the last layer.
+      adapt: the head, where it is not the last layer, or none is the last,
+        as of several outputs or of a model of a class of one's own.
       **options: those of `MAML`.
     """
 

@@ -111,3 +111,40 @@ def test_what_is_refused(network, adapt, message):
 def test_frozen_variables_are_refused(network):
     with pytest.raises(ValueError, match="moving_mean is not a trainable"):
         select(network, [network.get_layer("norm").moving_mean])
+
+
+def test_the_head_of_several_outputs_is_refused():
+    x = keras.Input([4])
+    hidden = layers.Dense(3, name="body")(x)
+    heads = [layers.Dense(2, name=name) for name in ("left", "right")]
+    network = keras.Model(x, [head(hidden) for head in heads])
+    with pytest.raises(ValueError, match="has 2 outputs to tell it by"):
+        select(network, "head")
+    assert len(select(network, heads)) == 4
+
+
+class HeadFirst(keras.Model):
+    def __init__(self, has_body=True):
+        super().__init__()
+        self.head = layers.Dense(2, name="head")
+        self.body = layers.Dense(3, name="body") if has_body else None
+
+    def call(self, x):
+        return self.head(self.body(x) if self.body else x)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_the_head_of_a_class_of_ones_own_is_refused(is_alone):
+    network = HeadFirst()
+    network(keras.ops.zeros([1, 4]))
+    if is_alone:
+        x = keras.Input([4])
+        network = keras.Model(x, network(x))
+    with pytest.raises(ValueError, match="has no graph to tell it by"):
+        select(network, "head")
+
+
+def test_the_only_layer_of_a_class_of_ones_own_is_its_head():
+    network = HeadFirst(has_body=False)
+    network(keras.ops.zeros([1, 4]))
+    assert paths(select(network, "head")) == ["head/kernel", "head/bias"]
