@@ -63,7 +63,8 @@ class Learner(Replicated):
           steps: inner steps; default `test_inner_steps`.
 
         Raises:
-          ValueError: if the shapes are not those of one task.
+          ValueError: if the shapes are not those of one task, or the network
+            cannot be copied faithfully.
         """
         x, y = map(task_data.tensors, (support_x, support_y))
         task_data.require_inputs(self.network, x, "n")
@@ -144,7 +145,12 @@ class Learner(Replicated):
         return make(cls, keras.saving.deserialize_keras_object(config))
 
     def save_own_variables(self, store):
-        """Saves what is not the network's, which Keras saves by itself."""
+        """Saves what is not the network's, which Keras saves by itself.
+
+        Raises:
+          ValueError: if a layer has LoRA, which Keras does not keep apart.
+        """
+        _require_no_low_rank(self.network)
         for i, variable in enumerate(self._apart()):
             store[str(i)] = variable
 
@@ -160,6 +166,21 @@ class Learner(Replicated):
     def _apart(self):
         networks = {id(weight) for weight in self.network.weights}
         return [v for v in self.weights if id(v) not in networks]
+
+
+def _require_no_low_rank(network):
+    """Refuses layers that could neither train nor adapt when they are loaded.
+
+    Both of LoRA's factors are zero then, and so are both gradients.
+    """
+    for layer in network._flatten_layers():
+        if getattr(layer, "lora_enabled", False) and layer.trainable_variables:
+            raise ValueError(
+                f"The layer {layer.name!r} has LoRA, whose factors Keras "
+                "merges into the kernel on saving: a learner that is loaded "
+                "would not train or adapt. Keep `learner.get_weights()` in a "
+                "file of your own, or save `learner.network` alone, merged."
+            )
 
 
 def _updates(optimizer):

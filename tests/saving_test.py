@@ -255,3 +255,25 @@ def test_an_argument_may_be_assigned_in_training():
         callbacks=[assign],
     )
     assert {0, 1} <= {*found}
+
+
+ENDINGS = {"save": "keras", "save_weights": "weights.h5"}
+
+
+def low_rank(is_trained):
+    """Returns a learner of a network with a layer that has LoRA."""
+    made = network()
+    made.layers[0].enable_lora(2)
+    made.layers[0].trainable = is_trained
+    return MAML(made, CROSS, engine="looped", **OWN)
+
+
+@pytest.mark.parametrize("method", ENDINGS)
+def test_low_rank_factors_are_not_saved(method, tmp_path):
+    save = getattr(low_rank(is_trained=True), method)
+    with pytest.raises(ValueError, match="has LoRA, whose factors"):
+        save(tmp_path / f"learner.{ENDINGS[method]}")
+
+
+def test_low_rank_factors_that_are_frozen_are_saved(tmp_path):
+    low_rank(is_trained=False).save(tmp_path / "learner.keras")
