@@ -53,8 +53,9 @@ class Learner(Replicated):
     def adapt(self, support_x, support_y, steps: int | None = None):
         """Returns a network of its own, adapted to one task.
 
-        It is an ordinary Keras model, to predict, save or train further with.
-        Keras's batch normalisation has the support set's statistics in it;
+        It is an ordinary Keras model that is not compiled, to predict, save
+        or train further with, see `copies.adapted_copy`. Keras's batch
+        normalisation has the support set's statistics in it;
         `norms.BatchStatisticsNorm` goes on to take those of each batch.
 
         Args:
