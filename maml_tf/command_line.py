@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
+from maml_tf import files
 from maml_tf.settings import ConfigError, Settings
 
 Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
@@ -243,7 +244,7 @@ def guarded(program: str, action: Callable[[], None]) -> int:
         action()
     except KeyboardInterrupt as interrupt:
         name = str(interrupt) or signal.SIGINT.name
-        print(
+        files.say(
             f"Stopped by {name}; the same command goes on with training, with "
             "--resume, and begins a test anew."
         )

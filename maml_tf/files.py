@@ -193,10 +193,21 @@ def on_terminal() -> bool:
 def say(line: str, file: TextIO | None = None) -> None:
     """Prints a line; one that a full disk has no room for is lost.
 
-    Nothing depends on it, and what has to be saved says so itself.
+    So are all from one on that nobody reads, as `tee` has ended. Nothing
+    depends on them, and what has to be saved says so itself.
     """
     try:
         print(line, file=file, flush=True)
+    except BrokenPipeError:
+        _mute(file or sys.stdout)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+
+
+def _mute(stream):
+    """Lets a stream lead nowhere."""
+    # What it still holds would fail again, at the latest as the process ends.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

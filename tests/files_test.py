@@ -137,6 +137,23 @@ def test_a_line_on_a_full_disk_is_lost_and_no_more(full):
     files.say("x", file=full)
 
 
+UNHEARD = """
+import runpy, sys
+say = runpy.run_path(sys.argv[1])["say"]
+for stream in (sys.stdout, sys.stderr):
+    say("lost", stream)
+    print("lost as well", file=stream)
+"""
+
+
+def test_lines_that_nobody_reads_are_lost_and_no_more():
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-c", UNHEARD, files.__file__]
+    assert subprocess.run(line, stdout=writer, stderr=writer).returncode == 0
+    os.close(writer)
+
+
 def test_what_killed_processes_left_is_removed(tmp_path):
     for name in ("x", "y"):
         for digits in ("0123456789abcdef", "fedcba9876543210"):

@@ -483,6 +483,24 @@ def test_signals_end_it_in_the_usual_way(name, times, status, saved, tmp_path):
         assert f"Stopped by {name}; the same command" in process.stdout
 
 
+def test_a_signal_that_ends_the_reader_too_saves(tmp_path):
+    """As Ctrl-C does to `| tee log`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = SLOW.format(name="SIGINT", times=1)
+    line = [*SHORT, "--metatrain_iterations=300", f"--logdir={tmp_path}"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *line],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        # What is printed before training waits in the buffer.
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )
+    os.close(writer)
+    assert process.returncode == 130, process.stderr
+    assert [path.name for path in tmp_path.glob("*/model*")] == ["model100.npz"]
+
+
 def test_a_table_that_is_none_is_named(tmp_path):
     path = tmp_path / "training.csv"
     path.write_text("no,iterations\n1,2\n")
