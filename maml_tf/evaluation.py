@@ -128,4 +128,12 @@ def write_curve(curve: AdaptationCurve, stem: str) -> None:
     rows = [row.tolist() for row in (curve.mean, curve.std, curve.ci95)]
     files.replace_table(f"{stem}.csv", [header, *rows])
     with files.replacing(f"{stem}.pkl") as file:
-        pickle.dump({"mses": curve.values}, file)
+        file.write(_pickled({"mses": curve.values}))
+
+
+def _pickled(content):
+    """Returns a pickle that scripts of the originals' time read, too."""
+    # Python 2.7 knows protocol 2, and NumPy 1 a module that NumPy 2 has moved
+    # to `numpy._core`, but finds by the old name.
+    content = pickle.dumps(content, protocol=2)
+    return content.replace(b"cnumpy._core.", b"cnumpy.core.")

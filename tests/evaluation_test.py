@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import pickletools
 
 import keras
 import numpy as np
@@ -40,6 +41,23 @@ def test_written_curve_has_the_original_layout(tmp_path):
         content = pickle.load(file)
     assert list(content) == ["mses"]
     np.testing.assert_array_equal(content["mses"], VALUES)
+    found = np.load(tmp_path / "curve.pkl", allow_pickle=True)
+    np.testing.assert_array_equal(found["mses"], VALUES)
+
+
+def test_old_scripts_can_read_the_pickle(tmp_path):
+    curve = evaluation.AdaptationCurve(VALUES)
+    evaluation.write_curve(curve, str(tmp_path / "curve"))
+    operations = [
+        *pickletools.genops((tmp_path / "curve.pkl").read_bytes()),
+    ]
+    assert max(operation.proto for operation, _, _ in operations) <= 2
+    modules = {
+        argument.split()[0]
+        for operation, argument, _ in operations
+        if operation.name == "GLOBAL"
+    }
+    assert modules == {"numpy", "numpy.core.multiarray", "_codecs"}
 
 
 @pytest.fixture
