@@ -199,7 +199,7 @@ def require_same(
     """
     before = checkpoints.read(checkpoint).settings
     kept = {name: before[name] for name in names if name in before}
-    config.changes_since(kept, checkpoint.path)
+    config.changes_since(kept, checkpoint.path, tests=True)
 
 
 def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:

@@ -100,12 +100,15 @@ class Settings:
         del phase, done
         return before
 
-    def changes_since(self, before: Mapping, source) -> list[str]:
+    def changes_since(
+        self, before: Mapping, source, *, tests: bool = False
+    ) -> list[str]:
         """Returns what a continued run does otherwise than before, in words.
 
         Args:
           before: the settings that its checkpoint was made with.
           source: where they are from, for the message.
+          tests: whether it is tested, and cannot begin anew.
 
         Raises:
           ConfigError: if a setting differs that has to stay.
@@ -117,11 +120,9 @@ class Settings:
             if now == was or field in free:
                 continue
             if field not in noted:
-                self.refuse(
-                    field,
-                    f"{was!r}, with which {source} was made (or --noresume, or "
-                    "another folder)",
-                )
+                others = "" if tests else " (or --noresume, or another folder)"
+                made = f"with which {source} was made"
+                self.refuse(field, f"{was!r}, {made}{others}")
             notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
 

@@ -219,7 +219,7 @@ def restore(
         return None
     found = checkpoints.find(config.folder)
     settings = checkpoints.read(found).settings
-    for change in config.changes_since(settings, found.path):
+    for change in config.changes_since(settings, found.path, tests=True):
         print(f"Changed: {change}")
     checkpoints.restore(found, learner, PHASE)
     print(f"Checkpoint: {found.path}")
