@@ -22,6 +22,8 @@ Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
 the defaults of."""
 IS_FLAG = re.compile("--?[A-Za-z]")
 """How a flag begins; a negative number does not."""
+TRUTHS = {"true", "t", "1", "false", "f", "0"}
+"""Values of a flag that is true or false, in small letters."""
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "-?"}
 
 BOOL, INT = flags.DEFINE_bool, flags.DEFINE_integer
@@ -77,7 +79,7 @@ class Program:
           ConfigError: also for what is no flag.
         """
         values, rest = self.split(arguments)
-        check_rest(rest)
+        check_rest(values, rest, arguments)
         return values
 
     def split(
@@ -196,18 +198,36 @@ def _require_values(values, words):
             )
 
 
-def check_rest(rest: Sequence[str]) -> None:
+def check_rest(
+    values: flags.FlagValues, rest: Sequence[str], arguments: Sequence[str]
+) -> None:
     """Refuses what is left of a command line without its flags.
+
+    Args:
+      values: the flags, see `Program.split`.
+      rest: the words that are none.
+      arguments: the command line.
 
     Raises:
       ConfigError: if there is anything.
     """
     if not rest:
         return
-    advice = ""
-    if rest[0].lower() in ("true", "false"):
-        advice = f" Write --flag={rest[0]}, with =, where it is a flag's value."
-    raise ConfigError(f"expected flags only, got {rest[0]!r}.{advice}")
+    word, *_ = rest
+    if word.lower() in TRUTHS:
+        _refuse_truth(word, values, arguments)
+    raise ConfigError(f"expected flags only, got {word!r}.")
+
+
+def _refuse_truth(word, values, arguments):
+    """Refuses the value of a flag that takes it after = alone."""
+    for before, following in itertools.pairwise(expanded(arguments)):
+        name = _underscored(before).lstrip("-")
+        takes_it = name in values and values[name].boolean
+        if IS_FLAG.match(before) and takes_it and following == word:
+            raise ConfigError(
+                f"--{name}: expected --{name}={word}, got --{name} {word}."
+            )
 
 
 def fields(

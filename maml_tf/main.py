@@ -223,7 +223,7 @@ def _run(arguments):
     if values.compare:
         _compare(values, rest)
     else:
-        command_line.check_rest(rest)
+        command_line.check_rest(values, rest, arguments)
         perform(config_from_flags(values), values)
 
 

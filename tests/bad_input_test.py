@@ -66,7 +66,11 @@ MAML_WORDS = """
 --num_classes | num_classes
 -7 | '7'
 train | expected flags only, got 'train'
---train True | expected flags only, got 'True'. Write --flag=True, with =
+--train True | --train: expected --train=True, got --train True.
+--nolog --train False | --train: expected --train=False, got
+-resume 0 --train=False | --resume: expected --resume=0, got
+--update_lr 0 0 | expected flags only, got '0'
+--notrain True | expected flags only, got 'True'
 -- --num_classes=5 | expected flags only, got '--num_classes=5'
 '' | expected flags only, got ''
 """.strip().splitlines()
@@ -114,6 +118,7 @@ REPTILE_WORDS = """
 --shots | shots
 --noexplain=1 | noexplain=1 does not take an argument
 --shots 5 5 | expected flags only, got '5'
+--reset-inner-optimizer false | --reset_inner_optimizer=false, got
 omniglot | expected flags only, got 'omniglot'
 """.strip().splitlines()
 
