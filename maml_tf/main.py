@@ -64,7 +64,12 @@ FLAGS = {
             "conv",
             "convolutional network, where there is a choice (omniglot)",
         ),
-        (BOOL, "max_pool", "max-pooling instead of strided convolutions"),
+        (
+            BOOL,
+            "max_pool",
+            "max-pooling instead of strided convolutions; a checkpoint to "
+            "import tells it of miniimagenet alone",
+        ),
         (
             STRING,
             "norm_gradient",
@@ -204,13 +209,32 @@ def config_from_flags(
       ConfigError: if they make no sense.
       checkpoints.CheckpointError: if there is no such checkpoint.
     """
-    told = {}
-    if prefix := values["import_checkpoint"].value:
-        told = legacy.settings(os.path.expanduser(prefix))
-    fields = command_line.fields(kind, values, told)
+    fields = command_line.fields(kind, values, _told(values))
     if fields["baseline"] == "None":
         fields["baseline"] = None
     return kind(**fields)
+
+
+def _told(values):
+    """Returns the settings that a checkpoint to import tells."""
+    prefix = values["import_checkpoint"].value
+    if not prefix:
+        return {}
+    told = legacy.settings(os.path.expanduser(prefix))
+    if values["datasource"].value == "folder":
+        # Pooling has no tensors: it is told by the data set's one network.
+        told.pop("max_pool", None)
+    return told
+
+
+def _say_what_is_not_told(config, values):
+    """Prints that an import is taken without max-pooling, if nobody said so."""
+    is_open = config.conv and config.datasource in ("omniglot", "folder")
+    if config.import_checkpoint and is_open and not values["max_pool"].present:
+        print(
+            f"{config.import_checkpoint} tells nothing of max-pooling: taken "
+            "without; --max_pool=True takes it with."
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -224,7 +248,9 @@ def _run(arguments):
         _compare(values, rest)
     else:
         command_line.check_rest(values, rest, arguments)
-        perform(config_from_flags(values), values)
+        config = config_from_flags(values)
+        _say_what_is_not_told(config, values)
+        perform(config, values)
 
 
 def perform(config: Config, values: flags.FlagValues) -> None:

@@ -17,12 +17,16 @@ from command_lines import flags_of, run
 from maml_tf import (
     callbacks,
     checkpoints,
+    legacy,
+    losses,
     main,
     main_quickstart,
+    models,
     records,
     train,
 )
 from maml_tf.config import Config
+from maml_tf.maml import MAML
 from maml_tf.settings import ConfigError
 
 SHORT = ("--norm=None", "--meta_batch_size=2", "--nolog")
@@ -693,6 +697,29 @@ def test_refuses_a_legacy_checkpoint_of_another_network(
     )
     assert str(exported) in message
     assert "model/Variable (1, 40), expected (3, 40)" in message
+
+
+def original(network, folder):
+    """Returns the prefix of a network in the original's layout."""
+    learner = MAML(network, losses.CrossEntropy(1), inner_lr=0.1)
+    legacy.save(folder / "model1", learner)
+    return f"--import_checkpoint={folder / 'model1'}"
+
+
+def test_max_pooling_is_told_for_mini_imagenet_alone(tmp_path):
+    imported = original(models.mini_imagenet_conv(5, 2), tmp_path)
+    assert config(imported).max_pool
+    own = imported, "--datasource=folder"
+    assert not config(*own).max_pool
+    assert config(*own, "--max_pool").max_pool
+
+
+def test_what_an_import_does_not_tell_is_said(tmp_path, capsys):
+    imported = original(models.omniglot_conv(5, 2), tmp_path)
+    for flags, said in [((), True), (("--nomax_pool",), False)]:
+        assert run(imported, "--explain", *flags) == 0
+        out = capsys.readouterr().out
+        assert ("tells nothing of max-pooling: taken without" in out) == said
 
 
 def test_an_imported_checkpoint_tells_the_network(exported, tmp_path):
