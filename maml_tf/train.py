@@ -420,7 +420,10 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
       checkpoints.CheckpointError: if there is no such checkpoint, or it is of
         another architecture.
       cache.DataError: see `training_tasks`.
+      settings.ConfigError: if it would write over an original's results, or
+        the checkpoint is of other images.
     """
+    _spare_the_originals(config)
     learner = build_learner(config, build_network(config))
     score = _scorer(config, learner)
     checkpoint = _restore(config, learner, score)
@@ -433,6 +436,16 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
         record["panel"] = _rounded(sinusoid_panel(config, learner))
     records.write(f"{result_stem(config)}.json", record)
     return curve
+
+
+def _spare_the_originals(config):
+    """Refuses to test an import where its own program has tested it."""
+    table, record = (f"{result_stem(config)}.{end}" for end in ("csv", "json"))
+    # Its results have our names, but no record beside them.
+    theirs = os.path.exists(table) and not os.path.exists(record)
+    if _imports(config) and theirs:
+        words = f"another folder than that of the original's {table}"
+        config.refuse("logdir", words)
 
 
 def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:

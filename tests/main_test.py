@@ -722,6 +722,23 @@ def test_what_an_import_does_not_tell_is_said(tmp_path, capsys):
         assert ("tells nothing of max-pooling: taken without" in out) == said
 
 
+def test_an_original_s_results_are_not_written_over(exported, tmp_path, capsys):
+    line = *META, f"--logdir={tmp_path}", f"--import_checkpoint={exported}"
+    folder = pathlib.Path(config(*line).folder)
+    folder.mkdir()
+    theirs = folder / "test_ubs5_stepsize0.001.csv"
+    theirs.write_text("theirs")
+    assert run(*line, "--train=False") == 1
+    message = one_message(capsys)
+    assert "--logdir: expected another folder than that of" in message
+    assert str(theirs) in message
+    assert [*folder.iterdir()] == [theirs]
+    assert theirs.read_text() == "theirs"
+    theirs.with_suffix(".json").write_text("{}")
+    assert run(*line, "--train=False") == 0
+    assert theirs.read_text().startswith("update0")
+
+
 def test_an_imported_checkpoint_tells_the_network(exported, tmp_path):
     where = f"--logdir={tmp_path}", f"--import_checkpoint={exported}"
     assert config(*where).norm == "None"
