@@ -80,24 +80,37 @@ def _name(damaged):
         print(f"Passed over: {damage}", file=sys.stderr)
 
 
-def refuse_original(folder: str) -> None:
+def refuse_original(folder: str, iteration: int = -1, more: str = "") -> None:
     """Refuses a folder with checkpoints of an original, and none of ours.
 
+    Args:
+      folder: of a run.
+      iteration: that is asked for; −1 is the latest.
+      more: what else may be done, for the message.
+
     Raises:
-      CheckpointError: says how to read the last of them.
+      CheckpointError: says how to read the one asked for, or which are there.
     """
     theirs = {
         int(match[1]): path.with_suffix("")
         for path in pathlib.Path(folder).glob("model*.index")
         if (match := re.fullmatch(r"model(?:\.ckpt-)?(\d+)\.index", path.name))
     }
-    if theirs and not list_checkpoints(folder):
-        prefix = theirs[max(theirs)]
+    if not theirs or list_checkpoints(folder):
+        return
+    if iteration not in (-1, *theirs):
+        there = ", ".join(map(str, sorted(theirs)))
         raise CheckpointError(
-            f"{folder}: expected checkpoints of this program, model*.npz, "
-            f"found {prefix.name}.index, of TensorFlow 1. "
-            f"--import_checkpoint={prefix} reads it; --noresume trains anew."
+            f"--test_iter={iteration}: expected one of the iterations in "
+            f"{folder}, found {there}, of TensorFlow 1."
         )
+    prefix = theirs[max(theirs) if iteration == -1 else iteration]
+    asked = "" if iteration == -1 else ", without --test_iter"
+    raise CheckpointError(
+        f"{folder}: expected checkpoints of this program, model*.npz, "
+        f"found {prefix.name}.index, of TensorFlow 1. "
+        f"--import_checkpoint={prefix} reads it{asked}{more}."
+    )
 
 
 def latest(folder: str) -> Checkpoint | None:
@@ -111,7 +124,7 @@ def find(folder: str, iteration: int = -1) -> Checkpoint:
     Raises:
       CheckpointError: if there is none.
     """
-    refuse_original(folder)
+    refuse_original(folder, iteration)
     if iteration == -1:
         if found := latest(folder):
             return found

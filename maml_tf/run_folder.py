@@ -85,7 +85,9 @@ class RunFolder:
         found = checkpoints.latest(self.config.folder)
         if found is None:
             if self.config.resume:
-                checkpoints.refuse_original(self.config.folder)
+                checkpoints.refuse_original(
+                    self.config.folder, more="; --noresume trains anew"
+                )
             return None
         content = checkpoints.read(found)
         self.commit = content.history.get("commit")

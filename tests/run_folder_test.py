@@ -381,11 +381,19 @@ def test_a_folder_of_the_original_is_not_begun_anew_unasked(tmp_path, capsys):
         (folder / name).write_text("theirs")
     before = snapshot(tmp_path)
     capsys.readouterr()
-    for more in [(), ("--train=False",), ("--train=False", "--test_iter=5")]:
+    advice = f"--import_checkpoint={folder}/model"
+    for said, *more in [
+        (f"{advice}99 reads it; --noresume trains anew.",),
+        (f"{advice}99 reads it.", "--train=False"),
+        (
+            f"{advice}5 reads it, without --test_iter.",
+            "--train=False",
+            "--test_iter=5",
+        ),
+        ("found 5, 99, of TensorFlow 1", "--train=False", "--test_iter=6"),
+    ]:
         assert trains(tmp_path, 2, *more) == 1
-        assert (
-            f"--import_checkpoint={folder}/model99 " in capsys.readouterr()[1]
-        )
+        assert said in capsys.readouterr().err
         assert snapshot(tmp_path) == before
     assert trains(tmp_path, 2, "--noresume") == 0
     assert (folder / "model2.npz").exists()
