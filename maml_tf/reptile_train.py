@@ -409,12 +409,22 @@ def _restore(config, learner):
         _import(config, learner)
         return None
     checkpoint = checkpoints.find(config.folder)
-    # Another seed divides Omniglot's classes otherwise.
-    split = ("seed",) * (config.datasource == "omniglot")
-    run_folder.require_same(config, checkpoint, (*run_folder.IMAGES, *split))
+    _require_same(config, checkpoint)
     checkpoints.restore(checkpoint, learner, PHASE)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
+
+
+def _require_same(config, checkpoint):
+    """Refuses settings of other data or another network than training's."""
+    names = list(run_folder.IMAGES)
+    if config.is_classification:
+        names.append("ways")
+    if config.datasource == "omniglot":
+        names.append("seed")  # Another one divides the classes otherwise.
+    if not config.sgd:
+        names.append("sgd")  # Adam's moments are in no checkpoint of SGD.
+    run_folder.require_same(config, checkpoint, names)
 
 
 def _imports(config):

@@ -527,10 +527,20 @@ def _restore(config, learner, score):
     if config.select == "validation":
         return _restore_best(config, learner, score)
     checkpoint = checkpoints.find(config.folder, config.test_iter)
-    run_folder.require_same(config, checkpoint, run_folder.IMAGES)
+    _require_same(config, checkpoint)
     checkpoints.restore(checkpoint, learner, phase=None)
     print(f"Checkpoint: {checkpoint.path}")
     return checkpoint
+
+
+def _require_same(config, checkpoint):
+    """Refuses settings of another network that no name of a folder tells."""
+    names = list(run_folder.IMAGES)
+    if config.is_classification:
+        names.append("ways")
+    if config.datasource == "omniglot":
+        names.append("conv")
+    run_folder.require_same(config, checkpoint, names)
 
 
 def _imports(config):
@@ -556,7 +566,7 @@ def _restore_best(config, learner, score):
     )
     scores = {}
     newest = checkpoints.find(config.folder)
-    run_folder.require_same(config, newest, run_folder.IMAGES)
+    _require_same(config, newest)
     for checkpoint in checkpoints.whole(config.folder):
         checkpoints.restore(checkpoint, learner, phase=None)
         scores[checkpoint] = _curve(config, score).mean[-1]

@@ -312,6 +312,38 @@ def test_a_test_sees_what_training_saw(tmp_path, monkeypatch):
     assert "--noresume" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("program", "now", "before", "message"),
+    [
+        (train, Config("omniglot"), {"conv": False}, "--conv: expected False"),
+        (train, Config("omniglot"), {"ways": 20}, "--num_classes: expected 20"),
+        (train, Config("omniglot"), {"shots": 9, "inner_steps": 9}, None),
+        (train, Config("sinusoid"), {"conv": False, "ways": 2}, None),
+        (
+            reptile_train,
+            ReptileConfig(),
+            {"ways": 20},
+            "--classes: expected 20",
+        ),
+        (reptile_train, ReptileConfig(), {"sgd": True}, "--sgd: expected True"),
+        (reptile_train, ReptileConfig(sgd=True), {"sgd": False}, None),
+        (reptile_train, ReptileConfig("sinusoid"), {"ways": 2}, None),
+    ],
+)
+def test_a_test_has_the_network_of_its_training(
+    program, now, before, message, monkeypatch
+):
+    settings = {**dataclasses.asdict(now), **before}
+    content = checkpoints.Content("", settings, {}, {})
+    monkeypatch.setattr(checkpoints, "read", lambda found: content)
+    found = checkpoints.Checkpoint(pathlib.Path("model1.npz"), 1)
+    if message is None:
+        program._require_same(now, found)
+        return
+    with pytest.raises(ConfigError, match=message):
+        program._require_same(now, found)
+
+
 def test_the_length_of_pretraining_stays_once_it_is_over(tmp_path, capsys):
     pretrain = "--pretrain_iterations={}".format
     assert trains(tmp_path, 0, pretrain(100)) == 0
