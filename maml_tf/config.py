@@ -34,6 +34,7 @@ class Config(Supervised):
         "first_order": "stop_grad",
         "train_shots": "train_update_batch_size",
         "train_inner_lr": "train_update_lr",
+        "folder": "logdir",  # which it is in
     }
     FREE = Supervised.FREE | {
         "label_permutations",

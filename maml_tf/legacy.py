@@ -133,8 +133,7 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
 
 
 def _write(prefix, tensors):
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=prefix.parent) as beside:
+    with _folder_beside(prefix) as beside:
         path = os.path.join(beside, prefix.name)
         names = sorted(tensors)
         try:
@@ -151,6 +150,15 @@ def _write(prefix, tensors):
     # Where the originals look for the latest checkpoint.
     with files.replacing(prefix.with_name("checkpoint")) as file:
         file.write(f'model_checkpoint_path: "{prefix.name}"\n'.encode())
+
+
+def _folder_beside(prefix):
+    """Makes a folder, for a while, where the files will be."""
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=prefix.parent)
+    except OSError as error:
+        raise OSError(f"{prefix}: {error.strerror}") from error
 
 
 def _weights(network) -> Iterator[tuple[str, keras.Variable]]:

@@ -357,7 +357,7 @@ def evaluate(config: ReptileConfig) -> dict[str, AdaptationCurve]:
     """
     learner = build_learner(config)
     checkpoint = _restore(config, learner)
-    files.make_writable(config.folder)
+    run_folder.make_writable(config)
     facts = run_folder.facts_of(config, checkpoint)
     scorer = _scorer(config, learner)
     scores = {part: _score(config, scorer, part) for part in parts(config)}

@@ -50,12 +50,13 @@ class RunFolder:
 
         Raises:
           files.BusyError: if another process trains there.
+          settings.ConfigError: if the folder cannot be made.
           ValueError: if a table there is none; nothing has been changed.
         """
         if not self.writes:
             yield
             return
-        os.makedirs(self.config.folder, exist_ok=True)
+        make(self.config)
         with files.exclusive(self.config.folder):
             for name in TABLES:
                 logs.read_rows(self._path(name))
@@ -189,6 +190,29 @@ class RunFolder:
 
     def _path(self, name):
         return os.path.join(self.config.folder, name)
+
+
+def make(config) -> None:
+    """Makes the folder of a run.
+
+    Raises:
+      settings.ConfigError: if it cannot be made.
+    """
+    try:
+        os.makedirs(config.folder, exist_ok=True)
+    except OSError as error:
+        config.refuse("folder", f"a folder that can be made ({error.strerror})")
+
+
+def make_writable(config) -> None:
+    """Makes the folder of a run, if need be, for the results of a test.
+
+    Raises:
+      settings.ConfigError: if it cannot be made.
+      OSError: see `files.make_writable`.
+    """
+    make(config)
+    files.make_writable(config.folder)
 
 
 def require_same(

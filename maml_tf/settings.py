@@ -15,6 +15,7 @@ ENGINES = ("auto", "stacked", "looped")
 ON_SAVE_ERROR = ("stop", "continue")
 STRATEGIES = ("none", "mirrored", "multi_worker")
 DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+FOLDERS = {"folder", "logdir"}
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
@@ -128,6 +129,9 @@ class Settings:
 
     def check_program(self) -> None:
         """Refuses what no program takes."""
+        for field in FOLDERS & self.defaults().keys():
+            if not getattr(self, field):
+                self.refuse(field, "the path of a folder")
         self.check_choice("on_save_error", ON_SAVE_ERROR)
         self.check_at_least("seed", 0)
         self.check_at_most("seed", LARGEST_SEED)

@@ -16,7 +16,6 @@ from maml_tf import (
     datasets,
     distribution,
     evaluation,
-    files,
     legacy,
     losses,
     models,
@@ -427,7 +426,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     learner = build_learner(config, build_network(config))
     score = _scorer(config, learner)
     checkpoint = _restore(config, learner, score)
-    files.make_writable(config.folder)
+    run_folder.make_writable(config)
     facts = run_folder.facts_of(config, checkpoint)
     curve = _curve(config, score)
     evaluation.write_curve(curve, result_stem(config))

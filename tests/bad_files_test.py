@@ -609,6 +609,13 @@ def test_a_checkpoint_that_cannot_be_exported(saved, home, capsys):
     check_refused("maml-tf", line, ["file"], capsys, home)
 
 
+def test_where_a_checkpoint_cannot_be_exported_to(saved, home, capsys):
+    forms.write(home, {f"{RUN}/model5.npz": saved.read_bytes()})
+    line = f"{SINE} --export_checkpoint=/proc/model5"
+    words = ["/proc/model5: No such file or directory"]
+    check_refused("maml-tf", line, words, capsys, home)
+
+
 @pytest.mark.parametrize("prefix", ["", "folder/"])
 def test_a_prefix_without_a_name_is_refused(prefix, saved, home, capsys):
     forms.write(home, {f"{RUN}/model5.npz": saved.read_bytes()})

@@ -50,6 +50,8 @@ MAML_FLAGS = """
 --train_update_batch_size=-2 --train=False | an integer of at least 1, got -2
 --metatrain_iterations=0 | at least 1 iteration here or in --pretrain
 --test_iter=-3 --train=False | an integer of at least -1, got -3
+--logdir= | the path of a folder, got ''
+--logdir=/proc/x | a folder that can be made (No such file or directory), got
 """.strip().splitlines()
 MAML_WORDS = """
 --num_classes=2.5 | --num_classes=2.5: invalid literal for int()
@@ -107,6 +109,8 @@ REPTILE_FLAGS = """
 --image-channels=2 | one of 1, 3, got 2
 --engine=none | one of auto, stacked, looped, got 'none'
 --on-save-error= | one of stop, continue, got ''
+--checkpoint= | the path of a folder, got ''
+--checkpoint=/proc/x --datasource=sinusoid | a folder that can be made (No su
 """.strip().splitlines()
 REPTILE_WORDS = """
 --shots=many | --shots=many: invalid literal for int()

@@ -15,7 +15,6 @@ from maml_tf import (
     checkpoints,
     cores,
     distribution,
-    files,
     logs,
     plots,
     provenance,
@@ -260,7 +259,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
         print(f"Warning: {warning}", file=sys.stderr)
     learner = build_learner(config)
     checkpoint = restore(config, learner)
-    files.make_writable(config.folder)
+    run_folder.make_writable(config)
     facts = _facts_of_run(config, checkpoint)
     rates = [] if config.is_oracle else config.test_rates
     show = callbacks.bar(len(rates) + 1, "update")
