@@ -17,6 +17,7 @@ import tensorflow as tf
 from maml_tf import files
 from maml_tf.logs import Table
 from maml_tf.replicas import on_several_hosts
+from maml_tf.run_folder import CLOCK
 
 LONG = 1_000_000
 """Iterations; a run of more writes no more rows than one of so many."""
@@ -274,7 +275,7 @@ def keepers(
       interval: in iterations.
     """
     return [
-        Clock(start, run.table("seconds.csv", start), interval),
+        Clock(start, run.table("seconds.csv", start, columns=CLOCK), interval),
         Saver(
             start,
             lambda done: run.save(learner, phase, done),

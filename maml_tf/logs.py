@@ -6,7 +6,7 @@ import csv
 import glob
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,7 @@ class Table:
       on_save_error: "stop" or "continue"; then rows that could not be written
         are, together with the next one.
       writes: whether the file is written, or only read and gone on with.
+      columns: those of its rows besides the iteration, if they are known.
 
     Raises:
       ValueError: if there is such a file, but not of this kind.
@@ -39,6 +40,7 @@ class Table:
         show: Callable[[int, dict[str, float]], None] | None = None,
         on_save_error: str = "stop",
         writes: bool = True,
+        columns: Iterable[str] | None = None,
     ):
         self.path = path
         self.writes = writes
@@ -47,7 +49,7 @@ class Table:
         self._iterations = array.array("q")
         self._values = array.array("d")
         self._names: tuple[str, ...] = ()
-        for row in read_rows(path, start):
+        for row in read_rows(path, start, columns):
             self._keep(row)
         if writes and os.path.exists(path):
             self._write_whole()
@@ -170,18 +172,31 @@ class Scalars:
                 tf.summary.scalar(name, value)
 
 
-def read_rows(path: str, last: float = math.inf) -> list[dict]:
+def read_rows(
+    path: str, last: float = math.inf, columns: Iterable[str] | None = None
+) -> list[dict]:
     """Returns a table's rows up to an iteration; half a row is none.
 
     Args:
       path: the CSV file; without it there are no rows.
       last: the iteration.
+      columns: those that rows must have besides it, if they are known.
 
     Raises:
-      ValueError: if it is another kind of file.
+      ValueError: if it is another kind of file, or its columns are others.
     """
-    if not os.path.exists(path):
-        return []
+    rows = _read(path, last) if os.path.exists(path) else []
+    if rows and columns is not None:
+        expected = ["iteration", *columns]
+        if rows[0].keys() != {*expected}:
+            raise ValueError(
+                f"{path}: expected the columns {', '.join(expected)}, found "
+                f"{', '.join(rows[0])}. Move it away to go on without."
+            )
+    return rows
+
+
+def _read(path, last):
     try:
         with open(path, newline="") as file:
             whole = (line for line in file if line.endswith("\n"))

@@ -295,11 +295,11 @@ def _logging(run, learner, curves, start):
 
     yield callbacks.TrainingLog(
         start,
-        run.table("training.csv", start, run.scalars().write),
+        run.table("training.csv", start, run.scalars().write, ["loss"]),
         None,
         window=callbacks.thinned(WINDOW, config.meta_iterations),
     )
-    curve = run.table("curve.csv", start, show)
+    curve = run.table("curve.csv", start, show, curves)
     scorer = _scorer(config, learner)
     scores = {part: _scores_at(scorer, s) for part, s in curves.items()}
     yield callbacks.Scores(
@@ -463,15 +463,15 @@ def smooth_curves(config: ReptileConfig) -> dict:
 
     Single tasks are noisy: each value is the mean of up to 50 scores. There
     are none of an imported checkpoint, or where the folder has no scores.
+
+    Raises:
+      ValueError: if the folder's `curve.csv` is not of these parts.
     """
     if _imports(config):
         return {}
-    rows = logs.read_rows(os.path.join(config.folder, "curve.csv"))
-    return {
-        part: logs.smoothed(rows, part, SMOOTHED)
-        for part in curve_parts(config)
-        if rows
-    }
+    path, names = os.path.join(config.folder, "curve.csv"), curve_parts(config)
+    rows = logs.read_rows(path, columns=names)
+    return {name: logs.smoothed(rows, name, SMOOTHED) for name in names if rows}
 
 
 def sinusoid_panels(config: ReptileConfig) -> Iterator[tuple[str, dict]]:

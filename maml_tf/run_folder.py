@@ -17,6 +17,9 @@ TABLES = (
 )
 """All tables that a run may have."""
 
+CLOCK = ("seconds",)
+"""Columns of `seconds.csv`."""
+
 IMAGES = ("datasource", "image_size", "image_channels")
 """Settings that say what a network sees."""
 
@@ -154,6 +157,7 @@ class RunFolder:
         name: str,
         start: int,
         show: Callable[[int, dict[str, float]], None] | None = None,
+        columns: Iterable[str] | None = None,
     ) -> logs.Table:
         """Returns one of the run's `TABLES`, see `logs.Table`."""
         table = logs.Table(
@@ -162,6 +166,7 @@ class RunFolder:
             show,
             self.config.on_save_error,
             writes=self.writes,
+            columns=columns,
         )
         self.tables[name] = table
         return table
@@ -274,7 +279,8 @@ def _test_settings(config, trained):
 
 
 def _seconds(folder, iteration):
-    rows = logs.read_rows(os.path.join(folder, "seconds.csv"))
+    path = os.path.join(folder, "seconds.csv")
+    rows = logs.read_rows(path, columns=CLOCK)
     return {r["iteration"]: r["seconds"] for r in rows}.get(iteration)
 
 

@@ -331,12 +331,12 @@ def _logging(run, learner, training, validation, phase, start):
     config, scalars = run.config, run.scalars()
     score = evaluation.scorer(learner, task_metrics(config))
 
-    def table(name, prefix=""):
+    def table(name, columns, prefix=""):
         def show(iteration, values):
             named = {f"{prefix}{k}": value for k, value in values.items()}
             scalars.write(iteration, named)
 
-        return run.table(name, start, show)
+        return run.table(name, start, show, columns)
 
     def thinned(images, points):
         interval = images if config.is_classification else points
@@ -347,7 +347,8 @@ def _logging(run, learner, training, validation, phase, start):
             score(*sampler(tf.constant(i // interval, tf.int64)))
         )
 
-    training_table = table("training.csv")
+    names = [metric.name for metric in learner.metrics]
+    training_table = table("training.csv", names)
     yield callbacks.TrainingLog(
         start,
         training_table,
@@ -359,16 +360,18 @@ def _logging(run, learner, training, validation, phase, start):
         faults = _faults(config)
         yield alarms.Alarm(start, training_table, ALARM_ROWS, faults)
     interval = thinned(500, 1000)
+    steps = range(learner.test_inner_steps + 1)
+    names = [f"{name}_{u}" for name in task_metrics(config) for u in steps]
     yield callbacks.Scores(
         start,
-        table("training_curve.csv", "training_"),
+        table("training_curve.csv", names, "training_"),
         at(training),
         interval,
     )
     if validation is not None:
         yield callbacks.Scores(
             start,
-            table("validation.csv", "validation_"),
+            table("validation.csv", names, "validation_"),
             at(validation, interval),
             interval,
             _validation_line(config),

@@ -633,6 +633,7 @@ def test_a_prefix_without_a_name_is_refused(prefix, saved, home, capsys):
     [
         ("seconds.csv", b"garbage\n1\n"),
         ("seconds.csv", b"iteration,seconds\nx,1\n"),
+        ("seconds.csv", b"iteration,hours\n5,1\n"),
     ],
 )
 def test_what_else_a_test_reads_in_a_run(name, content, saved, home, capsys):

@@ -564,6 +564,38 @@ def test_a_run_with_such_a_table_changes_nothing(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("training.csv", "iteration, loss, pre_loss, post_loss,"),
+        ("training_curve.csv", "iteration, loss_0, loss_1, loss_2, loss_3,"),
+        ("seconds.csv", "iteration, seconds,"),
+    ],
+)
+def test_a_table_of_other_columns_is_named_before_training(
+    name, expected, undisturbed, tmp_path, capsys
+):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    [folder] = tmp_path.glob("cls_*")
+    (folder / name).write_text("iteration,minutes\n100,1\n")
+    assert trains(tmp_path, 400) == 1
+    error = capsys.readouterr().err
+    assert f"{folder / name}: expected the columns {expected}" in error
+    assert "found iteration, minutes. Move it away" in error
+    assert {p.stem for p in folder.glob("model*")} == {
+        "model100",
+        "model200",
+        "model300",
+    }
+
+
+def test_scores_of_other_parts_are_named(tmp_path):
+    config = ReptileConfig("sinusoid", folder=str(tmp_path))
+    (tmp_path / "curve.csv").write_text("iteration,train\n1,0.5\n")
+    with pytest.raises(ValueError, match="curve.csv: expected .*, test, found"):
+        reptile_train.smooth_curves(config)
+
+
 def test_all_tables_of_a_run_are_looked_at(undisturbed):
     tables = {path.name for path in undisturbed.glob("*/*.csv")}
     assert tables <= {*run_folder.TABLES}

@@ -180,7 +180,9 @@ def _fit(run, learner, start):
         alarms.NonFiniteGuard(start, data, RATES[type(learner)], 1),
         callbacks.TrainingLog(
             start,
-            run.table("training.csv", start, run.scalars().write),
+            run.table(
+                "training.csv", start, run.scalars().write, learner.facts
+            ),
             _line,
             window=1,
         ),
