@@ -164,29 +164,37 @@ def _require_as_many(copy, network):
 
 def _require_alike(copy, network, x, seed):
     """Refuses a copy that predicts something else from the same weights."""
-    expected, again, found = (
-        _prediction(model, x, seed) for model in (network, network, copy)
-    )
+    expected, again = (_prediction(network, x, seed) for _ in range(2))
+    with tf.GradientTape() as tape:
+        found = _prediction(copy, x, seed)
+    _require_apart(network, tape.watched_variables())
     # What draws numbers that no seed rules cannot be compared.
     if _agree(expected, again) and not _agree(expected, found):
         raise ValueError(
             f"The model {network.name!r} cannot be copied: from the same "
-            "weights, its copy predicts something else. An operation, a "
-            "`Lambda` or a closure that reads a layer's weight, as to tie it "
-            "to another layer, still reads the network's: tie weights in a "
-            "layer or model of a class of your own. State that a class has "
-            "besides belongs in its `get_config`. `adapt_and_predict` needs "
-            "no copy."
+            "weights its copy predicts something else. What a class of its "
+            "own makes of its arguments belongs in `get_config`. "
+            "`adapt_and_predict` needs no copy."
         )
 
 
-def _prediction(model, x, seed):
-    """Returns what a model predicts elsewhere than at the weights it has.
+def _require_apart(network, read):
+    """Refuses a copy that reads weights of the network's."""
+    read = {id(variable) for variable in read}
+    for weight in network.trainable_variables:
+        if id(weight.value) in read:
+            raise ValueError(
+                f"The model {network.name!r} cannot be copied: its copy reads "
+                f"{weight.path} of the network itself. Where an operation, a "
+                "`Lambda` or a closure reads a weight, as to tie it, put both "
+                "into a layer or model of a class of your own. "
+                "`adapt_and_predict` needs no copy."
+            )
 
-    A copy that reads a weight of the network's is there found out.
-    """
-    elsewhere = [(v, 0.9 * v.value + 0.01) for v in model.trainable_variables]
-    with keras.StatelessScope([*elsewhere, *_seeded(model, seed)]):
+
+def _prediction(model, x, seed):
+    # A mapping of weights would stay in each `tf.function` that is traced.
+    with keras.StatelessScope(_seeded(model, seed)):
         return tf.nest.flatten(model(x, training=False))
 
 
