@@ -10,7 +10,7 @@ from maml_tf.adaptation import ApplyFn
 
 
 def require_usable(model: keras.Model) -> None:
-    """Raises `ValueError` unless a model is built and not stateful."""
+    """Raises `ValueError` unless a model is built and a function of weights."""
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"The network: expected a Keras model, got a "
@@ -34,6 +34,13 @@ def require_usable(model: keras.Model) -> None:
                 f"The layer {layer.name!r} (SpectralNormalization) improves an "
                 "estimate from call to call, which a function of parameters "
                 "cannot, and stops the gradient. Remove it."
+            )
+        if isinstance(layer.call, tf.types.experimental.PolymorphicFunction):
+            raise ValueError(
+                f"The layer {layer.name!r} has a `call` that is a "
+                "`tf.function`, which keeps the weights that it was first "
+                "called with, so that nothing would adapt. Leave the "
+                "decorator out: the learner compiles all of it."
             )
 
 
