@@ -187,6 +187,19 @@ def test_local_workers_are_told_apart(tmp_path):
     assert all(each["cluster"] == {"worker": hosts} for each in told)
 
 
+@pytest.mark.parametrize(
+    "given, seen", [({}, ["0", "1"]), ({"CUDA_VISIBLE_DEVICES": ""}, ["", ""])]
+)
+def test_local_workers_have_a_gpu_each(given, seen, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    note = 'echo "$CUDA_VISIBLE_DEVICES" > ' + str(tmp_path / "$$")
+    assert not run(
+        TOOLS / "local_workers.sh", "2", "sh", "-c", note, **given
+    ).returncode
+    told = [path.read_text().strip() for path in tmp_path.iterdir()]
+    assert sorted(told) == seen
+
+
 def test_the_kubernetes_manifest_is_whole():
     version = kubernetes_validate.latest_version()
     text = (TOOLS / "kubernetes.yaml").read_text()

@@ -4,7 +4,8 @@
 #   tools/local_workers.sh 2 maml-tf --strategy=multi_worker --logdir=DIR …
 #
 # They listen at ports from PORT on (default 2222); the output is that of the
-# first. See tools/supervise.sh for TRIES and PAUSE.
+# first. Each has the GPU of its number, unless CUDA_VISIBLE_DEVICES is set.
+# See tools/supervise.sh for TRIES and PAUSE.
 set -euo pipefail
 
 workers=$1
@@ -27,7 +28,8 @@ for i in $(seq $((workers - 1)) -1 0); do
   export TF_CONFIG="{\"cluster\": {\"worker\": [${hosts%, }]}, \"task\": $task}"
   output=/dev/stdout
   [ "$i" = 0 ] || output=/dev/null
-  "$(dirname "$0")/supervise.sh" "$@" > "$output" &
+  CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-$i}" \
+    "$(dirname "$0")/supervise.sh" "$@" > "$output" &
 done
 status=0
 for job in $(jobs -p); do
