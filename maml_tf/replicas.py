@@ -10,6 +10,11 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+_UNEVEN = (
+    "The data: expected meta-batches that split evenly over the replicas, "
+    "found {}; batch with `drop_remainder=True`."
+)
+
 
 class Replicated(keras.Model):
     """A model that Keras trains by replicas on one host or on several.
@@ -32,12 +37,13 @@ class Replicated(keras.Model):
 
         if not self.run_eagerly:
             step = tf.function(step, autograph=False)
+        require = _requirement(self, trains)
 
         def steps(iterator):
             first = next(iterator)  # Keras ends an epoch where there is none.
             others = itertools.islice(iterator, self.steps_per_execution - 1)
             for data in itertools.chain([first], others):
-                _require_parts(data, trains)
+                require(_sizes(data))
                 results = step(data)
             return results
 
@@ -79,19 +85,51 @@ class Replicated(keras.Model):
         super()._maybe_symbolic_build(iterator, data_batch)
 
 
-def _require_parts(data, trains):
+def _sizes(data):
+    """Returns how many tasks of a meta-batch each replica of this host has."""
+    first = tf.nest.flatten(data)[0]
+    return [len(part) for part in getattr(first, "values", ())]
+
+
+def _requirement(model, trains):
+    """Returns the function that refuses what `_sizes` a step cannot have."""
+    if trains and on_several_hosts(model.distribute_strategy):
+        return _everywhere(model.distribute_strategy, model.run_eagerly)
+    return lambda sizes: _require_parts(sizes, trains)
+
+
+def _require_parts(sizes, trains):
     """Refuses a meta-batch of which some replica would have fewer tasks.
 
     They all count the same in training. In evaluation none may be without.
     """
-    first = tf.nest.flatten(data)[0]
-    sizes = [len(part) for part in getattr(first, "values", ())]
     if 0 in sizes or trains and len({*sizes}) > 1:
-        raise ValueError(
-            "The data: expected meta-batches that split evenly over the "
-            f"replicas, found parts of {', '.join(map(str, sizes))} tasks; "
-            "batch with `drop_remainder=True`."
-        )
+        parts = f"parts of {', '.join(map(str, sizes))} tasks"
+        raise ValueError(_UNEVEN.format(parts))
+
+
+def _everywhere(strategy, run_eagerly):
+    """Returns `_require_parts` of a training by replicas on several hosts.
+
+    No host sees the data of another. So all add up the n tasks of replicas, and
+    n²: R Σ n² = (Σ n)² if all have the same n, and only then; or all refuse.
+    """
+
+    def sums(numbers):
+        with strategy.scope():
+            return total(lambda: numbers)
+
+    if not run_eagerly:  # TensorFlow confuses eager sums with others.
+        sums = tf.function(sums, autograph=False)
+
+    def require(sizes):
+        here = [sum(sizes), sum(n**2 for n in sizes)]
+        tasks, squares = sums(tf.constant(here, tf.float64)) / len(sizes)
+        if strategy.num_replicas_in_sync * squares != tasks**2:
+            parts = f"parts of {', '.join(map(str, sizes))} tasks here"
+            raise ValueError(_UNEVEN.format(f"{parts} and others elsewhere"))
+
+    return require
 
 
 def innermost(optimizer: keras.optimizers.Optimizer):

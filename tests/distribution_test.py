@@ -6,7 +6,6 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from own_process import cluster
 from refused_lines import check_refused
 
 from maml_tf import checkpoints, distribution, train
@@ -44,23 +44,6 @@ def finish(process):
     """Waits for a process, and returns its error if it failed."""
     _, error = process.communicate()
     return error if process.returncode else ""
-
-
-def cluster(workers):
-    """Returns TF_CONFIG for each of so many workers on this host."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
-    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
-    for each in sockets:
-        each.close()
-    return [
-        json.dumps(
-            {
-                "cluster": {"worker": hosts},
-                "task": {"type": "worker", "index": index},
-            }
-        )
-        for index in range(workers)
-    ]
 
 
 def left_by(folder, iteration=-1):

@@ -1,7 +1,7 @@
 """One replica, two and four: each has its tasks, and training is the same."""
 
 import pytest
-from own_process import check_runs
+from own_process import check_runs, check_runs_on_hosts
 
 PROGRAM = """
 import sys
@@ -245,3 +245,28 @@ for case in sys.argv[1:]:
 )
 def test_two_replicas(cases):
     check_runs(TWO, cases)
+
+
+HOSTS = """
+import keras, numpy as np, tensorflow as tf
+from maml_tf import MAML
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+x = np.random.default_rng(0).normal(size=(7, 3, 1)).astype("float32")
+batches = tf.data.Dataset.from_tensor_slices(((x, x, x), x)).batch(4)
+with strategy.scope():
+    network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    learner = MAML(network, "mse", inner_lr=0.1)
+    learner.compile("sgd", "mse")
+try:
+    learner.fit(batches, verbose=0)  # the last has 2 tasks here, 1 there
+except ValueError as error:
+    assert "tasks here and others elsewhere; batch with" in str(error), error
+else:
+    raise AssertionError
+assert learner.optimizer.iterations == 1
+"""
+
+
+def test_hosts_have_equally_many_tasks():
+    check_runs_on_hosts(HOSTS, 2)
