@@ -22,19 +22,60 @@ def strategy(config) -> tf.distribute.Strategy:
         `meta_batch_size`.
 
     Raises:
+      ConfigError: see `count`.
+      OSError: if other hosts do not come, or have other settings.
+    """
+    tf.get_logger().setLevel("WARNING")  # It tells of every sum otherwise.
+    count(config)
+    return {"none": _none, "mirrored": _mirrored, "multi_worker": _workers}[
+        config.strategy
+    ](config)
+
+
+def count(config) -> int:
+    """Returns how many replicas train, R; of other hosts it takes no notice.
+
+    They should have as many GPUs as this one.
+
+    Raises:
       ConfigError: if there are no such devices, or a meta-batch cannot be
         split into equal parts.
     """
-    tf.get_logger().setLevel("WARNING")  # It tells of every sum otherwise.
-    made = {"none": _none, "mirrored": _mirrored, "multi_worker": _workers}[
+    replicas = {"none": _one, "mirrored": _local, "multi_worker": _everywhere}[
         config.strategy
     ](config)
-    if config.meta_batch_size % made.num_replicas_in_sync:
+    if config.meta_batch_size % replicas:
+        expected = f"a multiple of the {replicas} replicas"
+        config.refuse("meta_batch_size", expected)
+    return replicas
+
+
+def _one(config):
+    del config
+    return 1
+
+
+def _local(config):
+    """Returns how many GPUs there are, or parts of the processor."""
+    if config.logical_devices != -1:
+        return config.logical_devices
+    if not gpus():
         config.refuse(
-            "meta_batch_size",
-            f"a multiple of the {made.num_replicas_in_sync} replicas",
+            "strategy",
+            "none where there is no GPU, or --logical_devices=n to try it",
         )
-    return made
+    return gpus()
+
+
+def _everywhere(config):
+    """Returns how many GPUs there are on all hosts, or processors."""
+    del config
+    return (1 + len(_others())) * max(1, gpus())
+
+
+def gpus() -> int:
+    """Returns how many GPUs this process has."""
+    return len(tf.config.get_visible_devices("GPU"))
 
 
 def is_chief(config) -> bool:
@@ -55,19 +96,24 @@ def require_same(strategy: tf.distribute.Strategy, number: int) -> None:
     Raises:
       OSError: if they do not.
     """
+    if not _agree(strategy, number):
+        raise OSError(
+            "The workers do not see the same checkpoints; here the latest is "
+            f"of iteration {number}. They need one folder, on a shared disk."
+        )
+
+
+def _agree(strategy, number):
+    """Waits for all replicas, and returns whether they have one number."""
     if strategy.num_replicas_in_sync == 1:
-        return
+        return True
 
     @tf.function(autograph=False)
     def mean():
         here = strategy.run(lambda: tf.constant(number, tf.float64))
         return strategy.reduce("MEAN", here, axis=None)
 
-    if mean() != number:
-        raise OSError(
-            "The workers do not see the same checkpoints; here the latest is "
-            f"of iteration {number}. They need one folder, on a shared disk."
-        )
+    return mean() == number
 
 
 @contextlib.contextmanager
@@ -99,11 +145,6 @@ def _mirrored(config):
     """Returns the strategy of all GPUs, or of parts of the processor."""
     if config.logical_devices != -1:
         return tf.distribute.MirroredStrategy(_parts(config))
-    if not tf.config.list_logical_devices("GPU"):
-        config.refuse(
-            "strategy",
-            "none where there is no GPU, or --logical_devices=n to try it",
-        )
     return tf.distribute.MirroredStrategy()
 
 

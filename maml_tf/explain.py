@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import keras
 
-from maml_tf import selection
+from maml_tf import distribution, selection
 from maml_tf.config import Config
 from maml_tf.engines import Choice
 from maml_tf.reptile_config import ReptileConfig
@@ -20,7 +20,7 @@ SHARED = " The β and γ of normalisation layers are shared by all tasks."
 
 
 def header(config: Config, network: keras.Model, engine: Choice) -> str:
-    """Returns five lines that open a run."""
+    """Returns six lines that open a run."""
     before, meta = config.phases
     order = "first order" if config.first_order else "second order"
     return "\n".join(
@@ -32,6 +32,7 @@ def header(config: Config, network: keras.Model, engine: Choice) -> str:
             f" {order}, tasks {engine.engine} ({engine.reason})",
             f"outer loop {before} pretraining and {meta} meta-iterations of"
             f" {config.meta_batch_size} tasks, Adam {config.meta_lr}",
+            f"devices    {trainers(config)}",
             f"folder     {config.folder}",
         ]
     )
@@ -81,6 +82,19 @@ def task_words(config) -> str:
     if not config.is_classification:
         return f"sinusoid, {config.shots}-shot regression"
     return f"{config.datasource}, {config.ways}-way {config.shots}-shot"
+
+
+def trainers(config: Settings) -> str:
+    """Returns which devices train.
+
+    Raises:
+      settings.ConfigError: see `distribution.count`.
+    """
+    count = distribution.count(config)
+    device = "GPU" if distribution.gpus() else "processor"
+    if config.logical_devices != -1:
+        device = "part of the processor"
+    return device if count == 1 else f"{count} replicas, each a {device}"
 
 
 def _data(config):

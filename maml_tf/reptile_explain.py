@@ -2,12 +2,12 @@
 
 import keras
 
-from maml_tf.explain import devices, precision, task_words
+from maml_tf.explain import devices, precision, task_words, trainers
 from maml_tf.reptile_config import ReptileConfig
 
 
 def header(config: ReptileConfig, network: keras.Model) -> str:
-    """Returns five lines that open a run."""
+    """Returns six lines that open a run."""
     name = "FOML" if config.foml else "Reptile"
     optimizer = "SGD" if config.sgd else "Adam with β₁ = 0,"
     return "\n".join(
@@ -19,6 +19,7 @@ def header(config: ReptileConfig, network: keras.Model) -> str:
             f"outer loop {name}, {config.meta_iterations} meta-iterations of "
             f"{config.meta_batch_size} tasks, meta-step {config.meta_step} → "
             f"{config.meta_step_final}",
+            f"devices    {trainers(config)}",
             f"folder     {config.folder}",
         ]
     )

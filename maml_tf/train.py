@@ -269,13 +269,12 @@ def _train(run, data, learner):
 def explain(config: Config) -> str:
     """Returns what a configuration means, see `maml_tf.explain`.
 
-    It does not wait for other hosts, and so counts the devices of none.
+    It does not wait for other hosts.
+
+    Raises:
+      settings.ConfigError: see `distribution.count`.
     """
-    strategy = tf.distribute.get_strategy()
-    if config.strategy == "mirrored":
-        strategy = distribution.strategy(config)
-    with strategy.scope():
-        learner = build_learner(config, build_network(config))
+    learner = build_learner(config, build_network(config))
     return _explanation(config, learner)
 
 
@@ -292,7 +291,7 @@ def _explanation(config, learner):
 def _inputs_spec(config, learner):
     """Returns what `(support_x, support_y, query_x)` are on each replica."""
     ways = config.ways if config.is_classification else 1
-    replicas = learner.distribute_strategy.num_replicas_in_sync
+    replicas = distribution.count(config)
 
     def spec(examples):
         shape = config.meta_batch_size // replicas, ways * examples

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from own_process import cluster
-from refused_lines import check_refused
+from refused_lines import PROGRAMS, check_refused
 
 from maml_tf import checkpoints, distribution, train
 from maml_tf.config import Config
@@ -82,11 +82,22 @@ def test_logical_devices_train_as_one(devices, alone, tmp_path):
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_train_as_one(count, alone, tmp_path):
     workers = [
-        start(tmp_path, *SHORT, "--strategy=multi_worker", TF_CONFIG=told)
-        for told in cluster(count)
+        start(
+            tmp_path,
+            *(*SHORT, "--strategy=multi_worker"),
+            TF_CONFIG=told,
+        )
+        for index, told in enumerate(cluster(count))
     ]
     assert not any([finish(worker) for worker in workers])
     check_same(tmp_path, alone)
+
+
+def two_hosts(index, monkeypatch):
+    """Makes this process one of two workers, by TF_CONFIG."""
+    hosts = {"worker": ["localhost:1", "localhost:2"]}
+    told = json.dumps({"cluster": hosts, "task": {**TASK, "index": index}})
+    monkeypatch.setenv("TF_CONFIG", told)
 
 
 def test_hosts_stay_until_the_chief_has_saved(monkeypatch, tmp_path):
@@ -109,6 +120,30 @@ def test_names_a_worker_that_never_comes(tmp_path):
     expected = f"expected all workers within 2 s, got no answer from {silent}."
     assert f"maml-tf: --worker_timeout: {expected}" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "maml-tf --datasource=sinusoid --meta_batch_size={}",
+        "reptile-tf --datasource=sinusoid --sgd --meta-batch={}",
+        "maml-rl-tf --meta_batch_size={}",
+    ],
+)
+def test_explains_how_many_train(line, capsys, monkeypatch, tmp_path):
+    two_hosts(0, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    line += " --strategy=multi_worker --explain"
+    monkeypatch.setattr(distribution, "gpus", lambda: 2)
+    name, *flags = line.format(8).split()
+    assert not PROGRAMS[name][0].main(flags)
+    told = capsys.readouterr().out
+    assert "devices    4 replicas, each a GPU" in told
+    assert name != "maml-tf" or "(2 at once" in told
+    name, _, flags = line.format(6).partition(" ")
+    check_refused(
+        name, flags, ["a multiple of the 4 replicas"], capsys, tmp_path
+    )
 
 
 def test_a_meta_batch_has_to_divide(tmp_path):

@@ -2,13 +2,13 @@
 
 import keras
 
-from maml_tf.explain import devices
+from maml_tf.explain import devices, trainers
 from maml_tf.rl.config import GOALS, RLConfig
 from maml_tf.rl.evaluation import SURPLUS
 
 
 def header(config: RLConfig, network: keras.Model) -> str:
-    """Returns five lines that open a run."""
+    """Returns six lines that open a run."""
     return "\n".join(
         [
             f"data       {config.env}, {_batch(config)}",
@@ -16,6 +16,7 @@ def header(config: RLConfig, network: keras.Model) -> str:
             f", {config.activation}",
             f"inner loop {_inner(config)}",
             f"outer loop {_outer(config)}",
+            f"devices    {trainers(config)}",
             f"folder     {config.folder}",
         ]
     )
