@@ -117,7 +117,7 @@ def _agree(strategy, number):
 
 
 @contextlib.contextmanager
-def together(strategy: tf.distribute.Strategy):
+def together(strategy: tf.distribute.Strategy, config):
     """Begins and ends on all hosts at the same time.
 
     So they see what the chief has made of the folder before, and stay until it
@@ -125,7 +125,12 @@ def together(strategy: tf.distribute.Strategy):
     """
     require_same(strategy, 0)
     yield
-    require_same(strategy, 0)
+    try:
+        require_same(strategy, 0)
+    except tf.errors.OpError:
+        if not is_chief(config):
+            raise
+        # It has saved; another may have gone on before this was told so.
 
 
 def leave(config) -> None:

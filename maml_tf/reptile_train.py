@@ -254,7 +254,7 @@ def train(config: ReptileConfig) -> None:
     with run.entered():
         if imported is not None:
             run.start_from_import(learner, PHASE, imported)
-        with distribution.together(strategy):
+        with distribution.together(strategy, config):
             _train(run, data, curves, learner)
     distribution.leave(config)
 

@@ -234,7 +234,7 @@ def train(config: Config) -> None:
     with run.entered():
         if imported is not None:
             run.start_from_import(learner, "imported", imported)
-        with distribution.together(strategy):
+        with distribution.together(strategy, config):
             _train(run, data, learner)
     distribution.leave(config)
 

@@ -1,5 +1,6 @@
 """Commands on several devices and hosts: the same curve, one writer, faults."""
 
+import contextlib
 import csv
 import json
 import os
@@ -9,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 from own_process import cluster
 from refused_lines import PROGRAMS, check_refused
 
@@ -98,6 +101,19 @@ def two_hosts(index, monkeypatch):
     hosts = {"worker": ["localhost:1", "localhost:2"]}
     told = json.dumps({"cluster": hosts, "task": {**TASK, "index": index}})
     monkeypatch.setenv("TF_CONFIG", told)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_chief_may_be_the_last_that_is_there(index, monkeypatch):
+    gone = tf.errors.UnavailableError(None, None, "Socket closed")
+    met = mock.Mock(side_effect=[None, gone])
+    monkeypatch.setattr(distribution, "require_same", met)
+    two_hosts(index, monkeypatch)
+    config = Config("sinusoid", strategy="multi_worker")
+    end = pytest.raises(type(gone)) if index else contextlib.nullcontext()
+    with end, distribution.together(None, config):
+        pass
+    assert met.call_count == 2
 
 
 def test_hosts_stay_until_the_chief_has_saved(monkeypatch, tmp_path):

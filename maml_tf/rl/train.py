@@ -154,7 +154,7 @@ def train(config: RLConfig) -> None:
         learner = build_learner(config)
     run = RunFolder(config, distribution.is_chief(config))
     with run.entered():
-        with distribution.together(strategy):
+        with distribution.together(strategy, config):
             _train(run, learner)
     distribution.leave(config)
 
