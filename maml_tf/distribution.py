@@ -1,14 +1,18 @@
 """The devices and hosts that train, as a program's flags ask for them."""
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import signal
 import socket
+import sys
 import time
 
 import tensorflow as tf
 
+from maml_tf import provenance
 from maml_tf.settings import ConfigError
 
 JOBS = ("chief", "worker")
@@ -170,7 +174,36 @@ def _workers(config):
     made = tf.distribute.MultiWorkerMirroredStrategy()
     # TensorFlow takes note of it and goes on, for a handler that is not ours.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _require_same_settings(made, config)
     return made
+
+
+def _require_same_settings(strategy, config):
+    """Refuses hosts that would not compute the same.
+
+    Raises:
+      OSError: tells what this one has.
+    """
+    here = _what_computes(config)
+    digest = hashlib.sha256(here.encode()).digest()
+    # Of 40 bits the mean over replicas is exact.
+    if not _agree(strategy, int.from_bytes(digest[:5], "big")):
+        raise OSError(
+            "The workers do not have the same settings or versions; here: "
+            f"{here}."
+        )
+
+
+def _what_computes(config):
+    """Returns versions, and the flags that matter and are not the defaults."""
+    usual, libraries = config.defaults(), provenance.here()["versions"]
+    version = f"maml-tf {sys.modules[__package__].__version__}"
+    flags = [
+        f"--{config.flag_name(field)}={value}"
+        for field, value in dataclasses.asdict(config).items()
+        if field not in config.FREE and value != usual[field]
+    ]
+    return ", ".join([version, libraries, *flags])
 
 
 def _meet(seconds):

@@ -88,12 +88,31 @@ def test_workers_train_as_one(count, alone, tmp_path):
         start(
             tmp_path,
             *(*SHORT, "--strategy=multi_worker"),
+            f"--worker_timeout={600 + index}",  # It may differ.
             TF_CONFIG=told,
         )
         for index, told in enumerate(cluster(count))
     ]
     assert not any([finish(worker) for worker in workers])
     check_same(tmp_path, alone)
+
+
+def test_workers_need_the_same_settings(tmp_path):
+    errors = [
+        finish(worker)
+        for worker in [
+            start(
+                tmp_path / "run",
+                *(*SHORT, "--strategy=multi_worker", f"--seed={seed}"),
+                TF_CONFIG=told,
+            )
+            for seed, told in enumerate(cluster(2))
+        ]
+    ]
+    for error in errors:
+        assert "not have the same settings or versions; here: maml-tf" in error
+    assert "--seed=1" in errors[1] and "--seed" not in errors[0]
+    assert not list(tmp_path.iterdir())
 
 
 def two_hosts(index, monkeypatch):
