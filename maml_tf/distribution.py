@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import hashlib
 import json
 import os
@@ -171,11 +172,33 @@ def _parts(config):
 def _workers(config):
     """Returns the strategy of all hosts, once they are there."""
     _meet(config.worker_timeout)
-    made = tf.distribute.MultiWorkerMirroredStrategy()
+    with _limited(config.worker_timeout):
+        made = tf.distribute.MultiWorkerMirroredStrategy()
     # TensorFlow takes note of it and goes on, for a handler that is not ours.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _require_same_settings(made, config)
     return made
+
+
+@contextlib.contextmanager
+def _limited(seconds):
+    """Ends the process, with status 1 and a traceback, after so long.
+
+    No Python runs while TensorFlow waits, neither a timer's nor a signal's: so
+    what it waits for is said before.
+    """
+    if hosts := ", ".join(_others()):
+        print(
+            f"All workers answer; waiting for {hosts} to join, "
+            f"--worker_timeout={seconds:g} seconds at most.",
+            file=sys.stderr,
+            flush=True,
+        )
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _require_same_settings(strategy, config):

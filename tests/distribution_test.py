@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -154,6 +155,21 @@ def test_names_a_worker_that_never_comes(tmp_path):
     silent = json.loads(first)["cluster"]["worker"][1]
     expected = f"expected all workers within 2 s, got no answer from {silent}."
     assert f"maml-tf: --worker_timeout: {expected}" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_gives_up_on_what_is_no_worker(tmp_path):
+    first, _ = cluster(2)
+    other = json.loads(first)["cluster"]["worker"][1]
+    name, _, port = other.rpartition(":")
+    flags = "--strategy=multi_worker", "--worker_timeout=9"
+    with socket.create_server((name, int(port))):
+        run = start(tmp_path / "run", *SHORT, *flags, TF_CONFIG=first)
+        error = finish(run)
+    assert run.returncode == 1
+    assert f"waiting for {other} to join, --worker_timeout=9 seconds" in error
+    assert "Timeout (0:00:09)!" in error
     assert not list(tmp_path.iterdir())
 
 
