@@ -8,6 +8,7 @@ it was interrupted; the other flags are those of maml-tf.
 import dataclasses
 import functools
 import sys
+from typing import Literal
 
 import keras
 import numpy as np
@@ -31,7 +32,6 @@ LEARNING_RATE = 0.01
 BATCH = 100
 HELD_OUT = 1000
 INTERVAL = 10
-PULLS = ("origin", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,13 @@ class MultitaskConfig(Config):
     models: int = 500
     model_steps: int = 8000
     pull_strength: float = 0.0
-    pull: str = "origin"
+    pull: Literal["origin", "mean"] = "origin"
 
     def __post_init__(self):
         for field in ("models", "model_steps"):
             self.check_at_least(field, 1)
         super().__post_init__()
         self.check_choice("datasource", ("sinusoid",))
-        self.check_choice("pull", PULLS)
         self.check_not_negative("pull_strength")
 
     @property

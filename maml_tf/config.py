@@ -6,14 +6,10 @@ otherwise.
 
 import dataclasses
 import os
+from typing import Literal
 
-from maml_tf.settings import NORM_GRADIENTS, Supervised
+from maml_tf.settings import Datasource, Supervised
 
-NORMS = ("batch_norm", "layer_norm", "None")
-JIT_COMPILE = ("auto", "true", "false")
-SELECT = ("latest", "validation")
-ADAPT = ("fast_weights", "all", "head")
-NORM_STATISTICS = ("queries", "support_and_query", "support")
 EVALUATION_TASKS = 600
 
 
@@ -51,9 +47,9 @@ class Config(Supervised):
     }
     NOTED = frozenset({"meta_iterations", "meta_lr"})
 
-    datasource: str = "sinusoid"
+    datasource: Datasource = "sinusoid"
     ways: int = 5
-    baseline: str | None = None
+    baseline: Literal[None, "oracle"] = None
     pretrain_iterations: int = 0
     meta_iterations: int = 15000
     meta_batch_size: int = 25
@@ -61,12 +57,12 @@ class Config(Supervised):
     shots: int = 5
     inner_lr: float = 1e-3
     inner_steps: int = 1
-    norm: str = "batch_norm"
+    norm: Literal["batch_norm", "layer_norm", "None"] = "batch_norm"
     num_filters: int = 64
     conv: bool = True
     max_pool: bool = False
     first_order: bool = False
-    adapt: str = "fast_weights"
+    adapt: Literal["fast_weights", "all", "head"] = "fast_weights"
     logdir: str = "/tmp/data"
     train: bool = True
     test_iter: int = -1
@@ -75,20 +71,20 @@ class Config(Supervised):
     train_inner_lr: float = -1.0
     num_queries: int = -1
     seed: int = 0
-    norm_gradient: str = "exact"
+    norm_gradient: Literal["exact", "legacy"] = "exact"
     tasks_per_step: int = -1
     remat: bool = False
-    jit_compile: str = "auto"
-    select: str = "latest"
+    jit_compile: Literal["auto", "true", "false"] = "auto"
+    select: Literal["latest", "validation"] = "latest"
     test_tasks: int = EVALUATION_TASKS
     test_rotations: bool = True
-    norm_statistics: str = "queries"
+    norm_statistics: Literal["queries", "support_and_query", "support"] = (
+        "queries"
+    )
     label_permutations: int = 1
 
     def __post_init__(self):
         self.check_supervised()
-        self.check_program()
-        self._check_choices()
         self._check_numbers()
         self._check_combinations()
 
@@ -156,15 +152,6 @@ class Config(Supervised):
         if phase == "pretrain" and done <= self.phases[0]:
             return {**before, "pretrain_iterations": self.pretrain_iterations}
         return before
-
-    def _check_choices(self):
-        self.check_choice("norm", NORMS)
-        self.check_choice("norm_gradient", NORM_GRADIENTS)
-        self.check_choice("jit_compile", JIT_COMPILE)
-        self.check_choice("select", SELECT)
-        self.check_choice("adapt", ADAPT)
-        self.check_choice("norm_statistics", NORM_STATISTICS)
-        self.check_choice("baseline", (None, "oracle"))
 
     def _check_numbers(self):
         for name in (

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maml_tf.settings import Supervised
+from maml_tf.settings import Datasource, Supervised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ReptileConfig(Supervised):
     }
     NOTED = frozenset({"meta_iterations", "meta_step", "meta_step_final"})
 
-    datasource: str = "omniglot"
+    datasource: Datasource = "omniglot"
     ways: int = 5
     shots: int = 5
     train_shots: int = 0
@@ -62,7 +62,6 @@ class ReptileConfig(Supervised):
 
     def __post_init__(self):
         self.check_supervised()
-        self.check_program()
         for name in (
             "shots",
             "inner_batch",

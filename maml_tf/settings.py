@@ -7,14 +7,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
-NORM_GRADIENTS = ("exact", "legacy")
-DATASOURCES = ("sinusoid", "omniglot", "miniimagenet", "folder")
-ENGINES = ("auto", "stacked", "looped")
-ON_SAVE_ERROR = ("stop", "continue")
-STRATEGIES = ("none", "mirrored", "multi_worker")
-DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+Datasource = Literal["sinusoid", "omniglot", "miniimagenet", "folder"]
 FOLDERS = {"folder", "logdir"}
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
@@ -63,8 +58,8 @@ class Settings:
     log: bool = True
     plot: bool = False
     deterministic: bool = False
-    on_save_error: str = "stop"
-    strategy: str = "none"
+    on_save_error: Literal["stop", "continue"] = "stop"
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
     logical_devices: int = -1
     worker_timeout: float = 600.0
 
@@ -128,14 +123,15 @@ class Settings:
         return notes
 
     def check_program(self) -> None:
-        """Refuses what no program takes."""
+        """Refuses what no program takes, and choices that no field names."""
         for field in FOLDERS & self.defaults().keys():
             if not getattr(self, field):
                 self.refuse(field, "the path of a folder")
-        self.check_choice("on_save_error", ON_SAVE_ERROR)
+        for field, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                self.check_choice(field, get_args(kind))
         self.check_at_least("seed", 0)
         self.check_at_most("seed", LARGEST_SEED)
-        self.check_choice("strategy", STRATEGIES)
         self.check_positive("worker_timeout")
         if self.logical_devices != -1:
             self.check_at_least("logical_devices", 1)
@@ -185,10 +181,10 @@ class Supervised(Settings):
     data_dir: str = "data"
     cache_dir: str | None = None
     image_size: int = 84
-    image_channels: int = 3
+    image_channels: Literal[1, 3] = 3
     import_checkpoint: str | None = None
-    engine: str = "auto"
-    dtype_policy: str = "float32"
+    engine: Literal["auto", "stacked", "looped"] = "auto"
+    dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
 
     @property
     def noted(self) -> frozenset[str]:
@@ -208,10 +204,7 @@ class Supervised(Settings):
 
     def check_supervised(self) -> None:
         """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
-        self.check_choice("datasource", DATASOURCES)
-        self.check_choice("engine", ENGINES)
-        self.check_choice("dtype_policy", DTYPE_POLICIES)
-        self.check_choice("image_channels", (1, 3))
+        self.check_program()
         self.check_at_least("image_size", SMALLEST_IMAGE)
         for field, own in (("image_size", 84), ("image_channels", 3)):
             if self.datasource != "folder" and getattr(self, field) != own:

@@ -1,17 +1,12 @@
 """The settings of one reinforcement-learning run, and the originals' values."""
 
 import dataclasses
+from typing import Literal
 
 from maml_tf.settings import Settings
 
 ALGORITHMS = ("maml_trpo", "pretrain", "oracle", "random")
 ALL = "all"
-ENVIRONMENTS = ("nav2d", "cheetah_dir", "cheetah_vel", "ant_dir", "ant_vel")
-ACTIVATIONS = ("relu", "tanh")
-MODES = ("paper", "gym")
-REWARDS = ("distance", "squared")
-DONES = ("box", "l2")
-OPTIMIZERS = ("adam", "trpo")
 
 GOALS = {
     "nav2d": "two numbers in [-0.5, 0.5]",
@@ -136,15 +131,15 @@ class RLConfig(Settings):
     trust_region: float = 0.01
     meta_iterations: int = 100
     first_order: bool = False
-    pretrain_with: str = "adam"
+    pretrain_with: Literal["adam", "trpo"] = "adam"
     meta_lr: float = 1e-3
     discount: float = 0.99
     gae_lambda: float = 1.0
     hidden_size: int = 100
-    activation: str = "relu"
-    reward: str = "distance"
-    done: str = "box"
-    mode: str = "paper"
+    activation: Literal["relu", "tanh"] = "relu"
+    reward: Literal["distance", "squared"] = "distance"
+    done: Literal["box", "l2"] = "box"
+    mode: Literal["paper", "gym"] = "paper"
     train: bool = True
     test_updates: int = 4
     test_inner_lr: float = -1.0
@@ -158,15 +153,10 @@ class RLConfig(Settings):
 
     def __post_init__(self):
         self.check_choice("algo", (*ALGORITHMS, ALL))
-        self.check_choice("env", ENVIRONMENTS)
-        self.check_choice("pretrain_with", OPTIMIZERS)
-        self.check_choice("activation", ACTIVATIONS)
-        self.check_choice("reward", REWARDS)
-        self.check_choice("done", DONES)
-        self.check_choice("mode", MODES)
+        self.check_choice("env", GOALS)
+        self.check_program()
         self._check_numbers()
         self._check_goal()
-        self.check_program()
         self._check_environment()
         apart = self.has_tasks and self.algo not in ("random", ALL)
         if self.strategy != "none" and not apart:
