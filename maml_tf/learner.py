@@ -145,6 +145,16 @@ class Learner(Replicated):
     def from_config(cls, config):
         return make(cls, keras.saving.deserialize_keras_object(config))
 
+    def save(self, *args, **options):
+        """Saves all of it; a file that is there is left if that cannot be."""
+        _require_no_low_rank(self.network)
+        super().save(*args, **options)
+
+    def save_weights(self, *args, **options):
+        """Saves the weights, see `save`."""
+        _require_no_low_rank(self.network)
+        super().save_weights(*args, **options)
+
     def save_own_variables(self, store):
         """Saves what is not the network's, which Keras saves by itself.
 

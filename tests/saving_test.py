@@ -270,9 +270,17 @@ def low_rank(is_trained):
 
 @pytest.mark.parametrize("method", ENDINGS)
 def test_low_rank_factors_are_not_saved(method, tmp_path):
+    path = tmp_path / f"learner.{ENDINGS[method]}"
+    path.write_text("an older learner")
     save = getattr(low_rank(is_trained=True), method)
     with pytest.raises(ValueError, match="has LoRA, whose factors"):
-        save(tmp_path / f"learner.{ENDINGS[method]}")
+        save(path, overwrite=True)
+    assert path.read_text() == "an older learner"
+
+
+def test_low_rank_factors_are_not_saved_by_a_function_either(tmp_path):
+    with pytest.raises(ValueError, match="has LoRA, whose factors"):
+        keras.saving.save_model(low_rank(True), tmp_path / "learner.keras")
 
 
 def test_low_rank_factors_that_are_frozen_are_saved(tmp_path):
