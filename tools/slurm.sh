@@ -3,6 +3,7 @@
 #
 #   sbatch --nodes=4 tools/slurm.sh maml-tf --strategy=multi_worker …
 #
+# With --gpus-per-task=1 after --nodes=4 each has a GPU of its own.
 # It is run where the package is installed; the folder of the run (--logdir, or
 # --checkpoint of reptile-tf) has to be on a disk that all nodes share.
 #SBATCH --ntasks-per-node=1
