@@ -703,6 +703,22 @@ def random_images(config, part):
     return data, np.arange(24)
 
 
+def test_tables_of_images_have_the_columns_that_are_expected(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "image_classes", random_images)
+    monkeypatch.setattr(train, "TRAINING_TASKS", 1000)
+    monkeypatch.setattr(callbacks, "thinned", lambda *given: 2)
+    where = f"--logdir={tmp_path}", f"--cache_dir={tmp_path / 'cache'}"
+    for iterations in (2, 4):
+        length = f"--metatrain_iterations={iterations}"
+        assert run(*IMAGES, *where, length) == 0
+    tables = [*tmp_path.glob("cls_*/*.csv")]
+    assert len(tables) == 4
+    for path in tables:
+        assert len(logs.read_rows(str(path))) == 2
+
+
 def test_selects_the_best_on_validation_classes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "image_classes", random_images)
     where = f"--logdir={tmp_path}", f"--cache_dir={tmp_path / 'cache'}"
