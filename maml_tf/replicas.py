@@ -93,8 +93,10 @@ def _sizes(data):
 
 def _requirement(model, trains):
     """Returns the function that refuses what `_sizes` a step cannot have."""
-    if trains and on_several_hosts(model.distribute_strategy):
-        return _everywhere(model.distribute_strategy, model.run_eagerly)
+    strategy = model.distribute_strategy
+    several = on_several_hosts(strategy) and strategy.num_replicas_in_sync > 1
+    if trains and several:
+        return _everywhere(strategy, model.run_eagerly)
     return lambda sizes: _require_parts(sizes, trains)
 
 

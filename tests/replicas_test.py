@@ -270,3 +270,8 @@ assert learner.optimizer.iterations == 1
 
 def test_hosts_have_equally_many_tasks():
     check_runs_on_hosts(HOSTS, 2)
+
+
+def test_one_host_alone_has_what_it_likes():
+    alone = HOSTS.partition("try:")[0] + "learner.fit(batches, verbose=0)"
+    check_runs(alone, "")
