@@ -172,11 +172,17 @@ def measuring(number: Number, found: list[dict]) -> list[dict]:
 
 
 def status(number: Number, found: list[dict]) -> str:
-    """Returns measured, partly or not run, of the records as published."""
-    own = [r for r in measuring(number, found) if not changes(r)]
-    if not own:
+    """Returns measured, partly, otherwise or not run, by what records say.
+
+    Only where none is as published do others count.
+    """
+    own = measuring(number, found)
+    alike = [record for record in own if not changes(record)]
+    most = max(map(share, alike or own), default=None)
+    if most is None:
         return "not run"
-    most = max(map(share, own))
+    if not alike:
+        return f"otherwise ({most}%)"
     return "measured" if most >= 100 else f"partly ({most}%)"
 
 

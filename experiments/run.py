@@ -120,7 +120,7 @@ def _seconds(flag):
 def show_list() -> None:
     """Prints every published number, its needs and the state of ours."""
     found = published.records()
-    line = "{:<41} {:<13} {:>13} {:>5} {:>5}  {:<14} {}"
+    line = "{:<41} {:<13} {:>13} {:>5} {:>5}  {:<15} {}"
     print(
         line.format(
             "NAME", "DATA", "PAPER", "HOURS", "GPU", "STATUS", "SOURCE"
@@ -151,7 +151,8 @@ DATA   none          made up: sinusoids, points on a plane
 PAPER  curve         the paper draws it and prints no value
 HOURS  on two cores and on one GPU, measured, or computed from the times in
        docs/performance.md; ? was not measured
-STATUS from results/records: iterations done of those published"""
+STATUS from results/records: iterations done of those published; otherwise:
+       the report names how training or test was not the published"""
 
 
 def run(name: str, flags: list[str], budget: float | None) -> None:

@@ -313,6 +313,7 @@ def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
         ([of(30), of(100, 0, ["--eval_samples=11, not 10"])], "measured"),
         ([of(30), of(100, 0, ["--eval_samples=9, not 10"])], "partly (30%)"),
         ([of(99.9)], "partly (99%)"),
+        ([of(60, 0, ["--meta_lr=1, not 2"])], "otherwise (60%)"),
         ([of(30), of(100, 0, ["--meta_lr=1, not 2"])], "partly (30%)"),
     ],
 )
