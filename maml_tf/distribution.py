@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import faulthandler
 import hashlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -220,13 +221,13 @@ def _require_same_settings(strategy, config):
 def _what_computes(config):
     """Returns versions, and the flags that matter and are not the defaults."""
     usual, libraries = config.defaults(), provenance.here()["versions"]
-    version = f"maml-tf {sys.modules[__package__].__version__}"
+    program = provenance.commit() or importlib.metadata.version("maml-tf")
     flags = [
         f"--{config.flag_name(field)}={value}"
         for field, value in dataclasses.asdict(config).items()
         if field not in config.FREE and value != usual[field]
     ]
-    return ", ".join([version, libraries, *flags])
+    return ", ".join([f"maml-tf {program}", libraries, *flags])
 
 
 def _meet(seconds):
