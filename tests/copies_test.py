@@ -1,12 +1,14 @@
 """An adapted network is an ordinary Keras model that shares nothing."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from maml_tf import inner_optimizers, losses, models
+from maml_tf import copies, inner_optimizers, losses, models
 from maml_tf.maml import MAML, JointTraining
 from maml_tf.reptile import FOML, Reptile
 
@@ -138,6 +140,17 @@ def test_the_copy_shares_nothing():
     np.testing.assert_array_equal(
         model.predict(query_x[0], verbose=0), expected
     )
+
+
+def test_a_copy_is_compared_once():
+    support_x, support_y, _ = data()
+    learner = maml(functional())
+    with mock.patch.object(
+        copies, "_require_alike", wraps=copies._require_alike
+    ) as compared:
+        for x, y in zip(support_x, support_y, strict=True):
+            learner.adapt(x, y)
+    assert len(support_x) > 1 and compared.call_count == 1
 
 
 def test_the_copy_is_saved_and_trained_as_any_model(tmp_path):
