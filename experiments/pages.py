@@ -299,10 +299,8 @@ def _short(record):
 def _last_step(record):
     """Returns the last published step that a record has, or else its last."""
     last = len(record["mean"]) - 1
-    rows = published.by_name()[record["experiment"]]
-    return max(
-        (s for s in (int(n.step) for n in rows) if s <= last), default=last
-    )
+    steps = [int(n.step) for n in published.by_name()[record["experiment"]]]
+    return max([step for step in steps if step <= last], default=last)
 
 
 def _not_run(number):

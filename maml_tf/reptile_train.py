@@ -417,9 +417,7 @@ def _restore(config, learner):
 
 def _require_same(config, checkpoint):
     """Refuses settings of other data or another network than training's."""
-    names = list(run_folder.IMAGES)
-    if config.is_classification:
-        names.append("ways")
+    names = []
     if config.datasource == "omniglot":
         names.append("seed")  # Another one divides the classes otherwise.
     if not config.sgd:

@@ -221,14 +221,20 @@ def make_writable(config) -> None:
 
 
 def require_same(
-    config, checkpoint: checkpoints.Checkpoint, names: Iterable[str]
+    config, checkpoint: checkpoints.Checkpoint, more: Iterable[str] = ()
 ) -> None:
-    """Refuses settings of data that are not those of training.
+    """Refuses settings of data or network that are not those of training.
+
+    Args:
+      config: settings of a test.
+      checkpoint: what is tested.
+      more: settings that have to be the same, besides those of images.
 
     Raises:
       settings.ConfigError: names the flag and both values.
     """
     before = checkpoints.read(checkpoint).settings
+    names = [*IMAGES, *more, *["ways"] * config.is_classification]
     kept = {name: before[name] for name in names if name in before}
     config.changes_since(kept, checkpoint.path, tests=True)
 

@@ -536,12 +536,8 @@ def _restore(config, learner, score):
 
 def _require_same(config, checkpoint):
     """Refuses settings of another network that no name of a folder tells."""
-    names = list(run_folder.IMAGES)
-    if config.is_classification:
-        names.append("ways")
-    if config.datasource == "omniglot":
-        names.append("conv")
-    run_folder.require_same(config, checkpoint, names)
+    network = ["conv"] * (config.datasource == "omniglot")
+    run_folder.require_same(config, checkpoint, network)
 
 
 def _imports(config):
