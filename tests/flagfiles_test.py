@@ -75,6 +75,13 @@ def test_cites_the_value_of_its_line(flagfile):
         assert number.value in " ".join(comment(flagfile))
 
 
+def test_every_robot_is_said_to_be_simulated_otherwise():
+    numbers = [number for rows in TABLE.values() for number in rows]
+    robots = [number for number in numbers if number.data == "mujoco"]
+    assert robots
+    assert all("another MuJoCo" in number.note for number in robots)
+
+
 def test_is_a_valid_config_with_a_folder_of_its_own(flagfile):
     config = parse(flagfile)
     folder = f"logs/{flagfile.stem}"
