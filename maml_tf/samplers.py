@@ -32,7 +32,7 @@ def draw_task_list(
 
     Each task is N different classes in random order, and for each class
     `images` different images. With the sorted class and file names of
-    Omniglot this is the original's own list, draw for draw.
+    Omniglot this is the original's own list under Python 3, draw for draw.
 
     Source: `data_generator.py`, `make_data_tensor`; seed 5 and 200,000 tasks
     in training, 6 and 600 in validation and test.
