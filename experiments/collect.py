@@ -3,24 +3,23 @@
 A record is what a program writes beside a test's CSV file.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 
+import multitask
 import published
-from multitask import MultitaskConfig
 
-from maml_tf import files, records
-from maml_tf.config import Config
-from maml_tf.reptile_config import ReptileConfig
-from maml_tf.rl.config import RLConfig, original
+from maml_tf import files, main, main_reptile, main_rl, records
 
-CONFIGS = {
-    "classification": Config,
-    "regression": Config,
-    "multitask": MultitaskConfig,
-    "reptile": ReptileConfig,
-    "rl": RLConfig,
+PROGRAMS = {
+    "classification": main,
+    "regression": main,
+    "multitask": multitask,
+    "reptile": main_reptile,
+    "rl": main_rl,
 }
+"""What takes the flagfiles of each folder."""
 FREE = {
     "algo",
     "eval_interval",
@@ -34,6 +33,7 @@ FREE = {
     "train_update_lr",
 }
 """Flags that change no number, or what a record has a name of its own for."""
+PHASES = ("pretrain_iterations", "meta_iterations")
 CURVES = ("curve.csv", "validation.csv")
 """Scores during training, of Reptile and of MAML."""
 SCORED = ("eval_batch", "eval_steps", "transductive")
@@ -123,11 +123,20 @@ def published_iterations(name: str, flagfile: str, part: str) -> int:
     """Returns how many the original does; the quickstart is a short one."""
     if name == "quickstart":
         return 70_000
-    flags = published.flags_of(flagfile)
-    own = original(flags.get("env", ""), part)
-    if "meta_iterations" in own:
-        return own["meta_iterations"]
-    return sum(int(flags.get(each, 0)) for each in published.ITERATIONS)
+    config = settings(flagfile, *_method(flagfile, part))
+    return sum(getattr(config, "phases", [config.meta_iterations]))
+
+
+def settings(flagfile: str, *more: str):
+    """Returns the settings that a flagfile and more flags describe."""
+    program = PROGRAMS[flagfile.split("/")[0]]
+    line = [f"--flagfile={published.ROOT / 'flags' / flagfile}", *more]
+    return program.config_from_flags(program.PROGRAM.parse(line))
+
+
+def _method(flagfile, part):
+    """Returns the flag of one of several methods, if there is one."""
+    return [f"--algo={part}"] * flagfile.startswith("rl/")
 
 
 def _short(text):
@@ -146,56 +155,34 @@ def deviations(name: str, record: dict, part: str = "") -> list[str]:
       part: see `collected`.
     """
     rows = published.by_name()[name]
-    given = published.flags_of(rows[0].flagfile)
-    tests = [r.test_flags for r in rows if int(r.shots) == record["shots"]]
-    more = tests[0].split() if tests else []
-    of_test = published.flags_in([*published.TEST, *more])
-    kind = CONFIGS[rows[0].flagfile.split("/")[0]]
-    own = original(given["env"], record["algo"]) if kind is RLConfig else {}
+    line = [rows[0].flagfile, *_method(rows[0].flagfile, part)]
+    trained = settings(*line)
+    if hasattr(trained, "test_set"):  # Others test what they have trained.
+        tests = [r.test_flags for r in rows if int(r.shots) == record["shots"]]
+        line += [*published.TEST, *" ".join(tests[:1]).split()]
     changes = record.get("changes") or []
     imported = record.get("selected") == "imported"
     return [
         *[f"the checkpoint is imported: {record.get('checkpoint')}"] * imported,
-        *_phases(kind, record["settings"], given, part),
-        *_changed(kind, record["settings"], given, own),
-        *_changed(kind, record.get("test_settings"), given | of_test, own),
+        *_phases(record["settings"], trained, part),
+        *_changed(record["settings"], trained),
+        *_changed(record.get("test_settings"), settings(*line)),
         *(c for c in changes if c.split(":")[0].strip("-") not in FREE),
     ]
 
 
-def _changed(kind, settings, given, own):
+def _changed(found, config):
     """Yields the settings that are not what flags, and the paper, say."""
-    fields = kind.defaults()
-    for field, value in (settings or {}).items():
-        flag = kind.flag_name(field)
-        if flag in FREE or field not in fields:
-            continue
-        expected = own.get(field, _expected(kind, field, given))
-        if value != expected:
-            yield f"--{flag}={value}, not {expected}"
+    expected = dataclasses.asdict(config)
+    for field, value in (found or {}).items():
+        flag = config.flag_name(field)
+        if flag not in FREE and value != expected.get(field, value):
+            yield f"--{flag}={value}, not {expected[field]}"
 
 
-def _phases(kind, settings, given, part):
+def _phases(found, config, part):
     """Yields phases of training that there were, but not in the paper."""
-    for field, value in (settings or {}).items():
-        flag = kind.flag_name(field)
-        if flag in published.ITERATIONS and part not in published.BASELINES:
-            expected = _expected(kind, field, given)
-            if bool(value) != bool(expected):
-                yield f"--{flag}={value}, not {expected}"
-
-
-def _expected(kind, field, given):
-    """Returns what flags say of a field, or its default."""
-    flag = kind.flag_name(field)
-    default = kind.defaults()[field]
-    return _like(default, given[flag]) if flag in given else default
-
-
-def _like(default, text):
-    """Returns a flag's text as a value of the default's kind."""
-    if isinstance(default, bool):
-        return text == "True"
-    if isinstance(default, (int, float)):
-        return type(default)(float(text))
-    return int(text) if default is None and text.isdigit() else text
+    for field in PHASES if found and part not in published.BASELINES else ():
+        expected = getattr(config, field, 0)
+        if bool(found.get(field, expected)) != bool(expected):
+            yield f"--{config.flag_name(field)}={found[field]}, not {expected}"

@@ -12,7 +12,6 @@ from maml_tf import (
     comparison,
     evaluation,
     files,
-    main,
     run_folder,
     train,
 )
@@ -109,10 +108,8 @@ def _keep(checkpoint, config, rows):
 
 def _config(given):
     flagfile = published.by_name()[NAME][0].flagfile
-    path = published.ROOT / "flags" / flagfile
     placed, _ = published.placed(NAME, flagfile, given)
-    line = [f"--flagfile={path}", *published.TEST, *placed]
-    return main.config_from_flags(main.PROGRAM.parse(line))
+    return collect.settings(flagfile, *published.TEST, *placed)
 
 
 def _scores(config):

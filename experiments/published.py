@@ -23,13 +23,6 @@ KEYS = (
     *("norm_statistics", "selected", "seconds", "commit", "machine", "seed"),
 )
 """What every record has; the first five are of `collect.collected`."""
-ITERATIONS = (
-    "metatrain_iterations",
-    "pretrain_iterations",
-    "meta_iters",
-    "n_itr",
-    "models",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,25 +82,13 @@ def by_name() -> dict[str, list[Number]]:
     return found
 
 
-def flags_of(flagfile: str) -> dict[str, str]:
-    """Returns a flagfile's flags, see `flags_in`."""
-    text = (ROOT / "flags" / flagfile).read_text(encoding="utf-8")
-    return flags_in(text.split("\n"))
-
-
-def flags_in(words: Iterable[str]) -> dict[str, str]:
-    """Returns flags by name; one without a value is "True"."""
-    given = [word[2:].partition("=") for word in words if word[:2] == "--"]
-    return {name: value or "True" for name, _, value in given}
-
-
 def placed(
     name: str, flagfile: str, flags: list[str]
 ) -> tuple[list[str], pathlib.Path]:
     """Returns flags with a folder of its own for each seed, and the folder."""
     key = "checkpoint" if flagfile.startswith("reptile") else "logdir"
     usual = "1" if flagfile.startswith("rl/") else "0"
-    given = flags_in("--" + flag.lstrip("-") for flag in flags)
+    given = dict(flag.lstrip("-").partition("=")[::2] for flag in flags)
     if key in given:
         return flags, pathlib.Path(given[key]).expanduser()
     seed = given.get("seed", usual)

@@ -9,15 +9,13 @@ import sys
 
 import pytest
 
-from maml_tf import main, main_reptile, main_rl
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_experiments.sh"
 FLAGFILES = sorted((ROOT / "flags").glob("*/*.flags"))
 sys.path.insert(0, str(ROOT / "experiments"))
 
-import multitask  # noqa: E402
-import published  # noqa: E402  (a folder of programs, not a package)
+import collect  # noqa: E402  (a folder of programs, not a package)
+import published  # noqa: E402
 import run  # noqa: E402
 
 TABLE = published.by_name()
@@ -28,19 +26,13 @@ def flagfile(request):
     return request.param
 
 
-PROGRAMS = {"multitask": multitask, "reptile": main_reptile, "rl": main_rl}
-"""Other programs than `maml-tf`, by the folder of their flagfiles."""
-
-
 def is_one_command(flagfile):
     """Returns whether one command trains and tests."""
     return flagfile.parent.name in ("reptile", "rl")
 
 
 def parse(flagfile, *more):
-    line = [f"--flagfile={flagfile}", *more]
-    program = PROGRAMS.get(flagfile.parent.name, main)
-    return program.config_from_flags(program.PROGRAM.parse(line))
+    return collect.settings(f"{flagfile.parent.name}/{flagfile.name}", *more)
 
 
 def comment(flagfile):
