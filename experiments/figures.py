@@ -35,10 +35,7 @@ MULTITASK = {
     "sinusoid_multitask_mean": "distance from the mean",
 }
 REPTILE = "reptile_omniglot_5way_1shot_transductive"
-PANELS = {
-    "sinusoid_maml_code_default_lr": "MAML, α = 0.001",
-    "sinusoid_pretrained": "pretrained, α = 0.01",
-}
+PANELS = ("sinusoid_maml_code_default_lr", "sinusoid_pretrained")
 WINDOW, FEWER = 80, 50
 LIMIT = 4.0
 MULTITASK_LIMIT = 8.0
@@ -112,7 +109,7 @@ def _of_omniglot(chosen, results):
         "omniglot_iterations.png",
         "Omniglot 5-way 1-shot: accuracy on one meta-batch of validation "
         "tasks after 1 step, mean of the last 5 scores.",
-        lambda path: _training(chosen, results, path, "iterations"),
+        lambda path: _training(chosen, results, path, "meta-iterations"),
     )
     yield (
         "omniglot_hours.png",
@@ -214,8 +211,8 @@ def _sinusoid_curves(chosen, names, shots, limit, path):
 
 def _fits(chosen, shots, path):
     panels = {
-        f"{title}, K = {shots}": found[0]["panel"]
-        for name, title in PANELS.items()
+        f"{SINUSOIDS[name]}, K = {shots}": found[0]["panel"]
+        for name in PANELS
         if (found := _of(chosen, name, shots=shots)) and "panel" in found[0]
     }
     if panels:
@@ -249,15 +246,15 @@ def _training(chosen, results, path, unit):
     }
     for name, label in names.items():
         for record in _of(chosen, name):
-            if "curve" not in record or not record["seconds"]:
+            known = unit == "meta-iterations" or record["seconds"]
+            if "curve" not in record or not known:
                 continue
             x, scores = _scores(record, results, "accuracy_1", 5)
             if unit == "hours":
                 x = x / record["iterations"] * record["seconds"] / 3600
             curves[_seeded(label, record)] = x, scores
     if curves:
-        axis = "meta-iterations" if unit == "iterations" else "hours"
-        plots.plot_training(curves, path, "validation accuracy, %", axis)
+        plots.plot_training(curves, path, "validation accuracy, %", unit)
     return bool(curves)
 
 

@@ -92,7 +92,8 @@ def _protocols(path):
     """Returns title, header and rows of what choices are worth, if known."""
     if not path.exists():
         return None
-    facts = published.read(path, ("experiment", "seed", "iterations", "rows"))
+    kinds = {"experiment": str, "seed": int, "iterations": int, "rows": list}
+    facts = published.read(path, kinds)
     title = (
         f"What each choice of the test is worth: {facts['experiment']}, seed "
         f"{facts['seed']}, after {facts['iterations']:,} iterations"

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "experiments" / "published.csv"
@@ -17,12 +17,16 @@ TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
 TASKS = re.compile(r"--(?:test_tasks|eval_samples|test_goals)=(\d+), not (\d+)")
 """A deviation that makes an interval wider or narrower, and no more."""
-KEYS = (
-    *("experiment", "part", "paper", "published_iterations", "deviations"),
-    *("metric", "mean", "ci95", "tasks", "shots", "queries", "iterations"),
-    *("norm_statistics", "selected", "seconds", "commit", "machine", "seed"),
-)
-"""What every record has; the first five are of `collect.collected`."""
+KINDS = {
+    **dict.fromkeys(("experiment", "part", "metric", "selected"), str),
+    **dict.fromkeys(("deviations", "mean", "ci95"), list),
+    **dict.fromkeys(("published_iterations", "tasks", "shots"), int),
+    **dict.fromkeys(("queries", "iterations", "seed"), int | None),
+    **dict.fromkeys(("norm_statistics", "commit", "machine"), str | None),
+    "paper": dict,
+    "seconds": int | float | None,
+}
+"""What every record has, and of which kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,19 +106,20 @@ def records(folder: pathlib.Path = RECORDS) -> list[dict]:
     Raises:
       ValueError: if a file there is no record.
     """
-    return [read(path, KEYS) for path in sorted(folder.glob("*.json"))]
+    return [read(path, KINDS) for path in sorted(folder.glob("*.json"))]
 
 
-def read(path: pathlib.Path, keys: Iterable[str]) -> dict:
-    """Returns a JSON object that has to have some keys.
+def read(path: pathlib.Path, kinds: Mapping) -> dict:
+    """Returns a JSON object that has to have some facts of given kinds.
 
     Raises:
       ValueError: if the file is something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        missing = sorted(set(keys) - set(dict(found)))
-        fault = f"no {', '.join(missing)}" if missing else ""
+        get = dict(found).get
+        wrong = [k for k in kinds if not isinstance(get(k, ...), kinds[k])]
+        fault = f"wrong or missing: {', '.join(wrong)}" if wrong else ""
     except (TypeError, ValueError) as error:
         fault = str(error)
     if fault:

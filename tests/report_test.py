@@ -426,9 +426,10 @@ def test_an_imported_checkpoint_is_a_deviation():
     ("text", "fault"),
     [
         ('{"a":', "Expecting value"),
-        ("[]", "no ci95, commit, dev"),
+        ("[]", "missing: experiment, part, "),
         ("3", "not iterable"),
-        ('{"experiment": "reptile_g1"}', "no ci95, commit, dev"),
+        ('{"experiment": "reptile_g1"}', "missing: part, metric, "),
+        (json.dumps(of(1) | {"paper": {}, "mean": None}), r"missing: mean\)"),
     ],
 )
 def test_what_is_no_record_is_named(text, fault, tmp_path):
@@ -512,6 +513,9 @@ def test_hours_are_those_of_the_iterations_done(tmp_path, monkeypatch):
     [(curves, _, _, axis)] = drawn
     assert axis == "hours"
     assert curves["MAML"][0].tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
+    record["seconds"] = None
+    assert not figures._training([record], tmp_path, "x.png", "hours")
+    assert figures._training([record], tmp_path, "x.png", "meta-iterations")
 
 
 def test_seeds_tested_after_other_steps_meet_in_those_of_both():
