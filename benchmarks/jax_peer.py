@@ -99,7 +99,7 @@ def predict(workload, conv, fast, slow, x):
     *hidden, (kernel, bias) = zip(fast[::2], fast[1::2], strict=True)
     for i, (w, b) in enumerate(hidden):
         if slow:
-            x = normalise(_CONVS[conv](x, w, network.stride) + b) + slow[i]
+            x = normalise(CONVS[conv](x, w, network.stride) + b) + slow[i]
         else:
             x = x @ w + b
         x = jax.nn.relu(x)
@@ -134,7 +134,7 @@ def im2col_conv(x, kernel, stride):
     return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
-_CONVS = {"native": native_conv, "im2col": im2col_conv}
+CONVS = {"native": native_conv, "im2col": im2col_conv}
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

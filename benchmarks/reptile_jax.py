@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax_peer import im2col_conv, native_conv, normalise
+from jax_peer import CONVS, normalise
 
 
 class Peer:
@@ -15,7 +15,7 @@ class Peer:
     def __init__(self, workload, dtype, variant):
         jax.config.update("jax_enable_x64", dtype == "float64")
         self.workload = workload
-        self.conv = {"native": native_conv, "im2col": im2col_conv}[variant]
+        self.conv = CONVS[variant]
         support_x, support_y, *_ = map(jnp.asarray, workload.data(dtype))
         self.tasks = support_x, support_y, jnp.asarray(workload.batches())
         self.theta = [jnp.asarray(w, dtype) for w in workload.initial_weights()]

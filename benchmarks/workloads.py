@@ -73,6 +73,11 @@ class Network:
                     yield "gamma", kernel[-1:]
                 yield "beta", kernel[-1:]
 
+    def gigaflops(self) -> list[float]:
+        """Returns each layer's 10⁹ operations: two for a weight's each use."""
+        layers = zip(self.kernels, self.positions, strict=True)
+        return [2e-9 * math.prod(kernel) * places for kernel, places in layers]
+
     def split(self, weights):
         """Returns the adapted weights and the others."""
         pairs = list(zip(weights, self.adapted, strict=True))
@@ -153,15 +158,12 @@ class Workload:
     def gigaflops(self) -> float:
         """Returns what a meta-iteration must compute, in 10⁹ operations.
 
-        A forward pass costs two operations for each multiplication of an
-        input by a weight. Counted in forward passes, an image of the support
-        set costs nine for each second-order inner step, one of the query set
-        three. The first layer needs no gradient of its input: four, and two.
-        A first-order inner step costs as much as the query set.
+        Counted in forward passes, an image of the support set costs nine for
+        each second-order inner step, one of the query set three. The first
+        layer needs no gradient of its input: four, and two. A first-order
+        inner step costs as much as the query set.
         """
-        network = self.network
-        layers = zip(network.kernels, network.positions, strict=True)
-        first, *others = (2e-9 * math.prod(k) * p for k, p in layers)
+        first, *others = self.network.gigaflops()
         query = 3 * sum(others) + 2 * first
         support = query if self.first_order else 9 * sum(others) + 4 * first
         steps = self.inner_steps * self.shots
@@ -205,9 +207,7 @@ class ReptileWorkload(Workload):
 
     def gigaflops(self) -> float:
         """Returns what it must compute: three forward passes an image."""
-        network = self.network
-        layers = zip(network.kernels, network.positions, strict=True)
-        first, *others = (2e-9 * math.prod(k) * p for k, p in layers)
+        first, *others = self.network.gigaflops()
         images = self.tasks * self.inner_steps * self.inner_batch
         return images * (3 * sum(others) + 2 * first)
 
