@@ -300,7 +300,8 @@ def _short(record):
 def _last_step(record):
     """Returns the last published step that a record has, or else its last."""
     last = len(record["mean"]) - 1
-    steps = [int(n.step) for n in published.by_name()[record["experiment"]]]
+    numbers = published.by_name().get(record["experiment"], [])
+    steps = [int(number.step) for number in numbers]
     return max([step for step in steps if step <= last], default=last)
 
 

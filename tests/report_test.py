@@ -334,11 +334,13 @@ def test_what_no_number_shows_is_in_the_table_of_others():
     found = [
         {**of(100), "experiment": "sinusoid_maml", "shots": 7},
         {**of(100), "experiment": "sinusoid_oracle", "part": "oracle"},
+        {**of(100), "experiment": "of_another_version"},
     ]
     rows = titled(found)["Shorter trainings and other tests"]
     assert [row[0] for row in rows] == [
         "sinusoid_maml, 7-shot",
         "sinusoid_oracle, oracle, 1-shot",
+        "of_another_version, 1-shot",
     ]
 
 
