@@ -4,33 +4,14 @@ import io
 import os
 import pathlib
 import tarfile
-import zipfile
 
 import pytest
+from contents import tarred, zipped
 
 from maml_tf.archives import walk
 from maml_tf.cache import DataError
 
 FILES = {"a.txt": b"one", "b/c.txt": b"two", "b/d/e.bin": b"\x00" * 2000}
-
-
-def tarred(files, mode="w"):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as archive:
-        for path, content in files.items():
-            info = tarfile.TarInfo(f"./{path}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
-
-
-def zipped(files):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("b/", "")
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return file.getvalue()
 
 
 PACKERS = {

@@ -64,6 +64,18 @@ def real_data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory):
+    """Returns the folder where the real Omniglot is packed."""
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Saves every 100 iterations."""
+    monkeypatch.setattr("maml_tf.train.SAVE_INTERVAL", 100)
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     """Nothing can be downloaded."""

@@ -368,11 +368,6 @@ def test_small_split_is_all_training():
     assert split.validation.size == split.test.size == 0
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("real")
-
-
 @pytest.fixture
 def real(real_data, real_cache):
     return omniglot.load_omniglot(real_data, real_cache)

@@ -39,11 +39,7 @@ from maml_tf.settings import ConfigError
 
 SHORT = "--norm=None", "--meta_batch_size=2", "--update_batch_size=2"
 
-
-@pytest.fixture(autouse=True)
-def _often(monkeypatch):
-    """Saves every 100 iterations."""
-    monkeypatch.setattr(train, "SAVE_INTERVAL", 100)
+pytestmark = pytest.mark.usefixtures("often")
 
 
 def trains(logdir, iterations, *more):

@@ -320,7 +320,7 @@ CHANGES = [
 ]
 
 
-def test_cached_lists_are_stackonce_each(tmp_path, monkeypatch):
+def test_cached_lists_are_drawn_once_each(tmp_path, monkeypatch):
     for changes in [{}, *CHANGES]:
         expected = task_list(**changes)
         np.testing.assert_array_equal(cached(tmp_path, **changes), expected)
@@ -353,11 +353,6 @@ def test_cached_list_gives_the_same_meta_batches(tmp_path):
 
 
 # The originals' lists of Omniglot
-
-
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("real")
 
 
 @pytest.mark.parametrize(
