@@ -96,10 +96,14 @@ ARRAYS = {
     **{
         f"{name} = {number}": (
             arrays(**{name: number}),
-            f"{name}: expected a",
+            f"{name}: expected {kind}, got {number!r}",
         )
         for name in ("ways", "shots", "queries", "meta_batch_size")
-        for number in (0, -1, 1.5, "2", None)
+        for kind, *numbers in (
+            ("at least 1", 0, -1),
+            ("an integer", 1.5, "2", None),
+        )
+        for number in numbers
     },
     "a start below zero": (arrays(start=-1), "start: expected at least 0"),
     "a start that is text": (arrays(start="a"), "start: expected an integer"),
@@ -182,13 +186,14 @@ ARGUMENTS = {
         maml(keras.Sequential([layers.Dense(2)])),
         "must be built",
     ),
+    "a model that is not built, task after task": (
+        maml(keras.Sequential([layers.Dense(2)]), engine="looped"),
+        "must be built",
+    ),
     "a frozen model": (lambda: maml(frozen())(), "selects no trainable"),
     "no loss": (maml(network(), None), "a function, got None"),
     "a loss there is none of": (maml(network(), "hinge2"), "hinge2"),
-    "a name of no selection": (maml(adapt="tail"), "got 'tail'"),
-    "nothing selected": (maml(adapt=[]), "selects no trainable variable"),
     "a number selected": (maml(adapt=3), "adapt: expected one of"),
-    "names in a list": (maml(adapt=["head"]), "head is not a trainable"),
     "nothing that is selected": (
         maml(adapt=lambda variable: False),
         "selects no trainable variable of 'mine'",
@@ -198,6 +203,10 @@ ARGUMENTS = {
         "is not a trainable variable of the model 'mine'",
     ),
     "an engine there is none of": (maml(engine="fast"), "got 'fast'"),
+    "an engine that cannot run it": (
+        maml(network(layers.GRU(2), shape=(4, 1)), engine="stacked"),
+        "Cannot stack tasks: ",
+    ),
     "a rate of text": (maml(inner_lr="fast"), "inner_lr: expected a finite"),
     "no rate": (maml(inner_lr=None), "inner_lr: expected a finite number"),
     "a rate of nan": (maml(inner_lr=NAN), "finite number, got nan"),
@@ -214,6 +223,7 @@ ARGUMENTS = {
         "inner_steps: expected at least 1",
     ),
     "Reptile without a model": (reptile(None), "got a NoneType"),
+    "Reptile's engine": (reptile(engine="fast"), "engine: expected one of"),
     "Reptile with a frozen model": (
         lambda: reptile(frozen())(),
         "The model 'mine': expected trainable variables, all of one type, "
@@ -231,7 +241,7 @@ ARGUMENTS = {
     **{
         f"Reptile with {name} = {number}": (
             reptile(**{name: number}),
-            f"{name}: expected a",
+            f"{name}: expected {kind}, got {number}",
         )
         for name in (
             "inner_steps",
@@ -239,7 +249,11 @@ ARGUMENTS = {
             "test_inner_steps",
             "test_inner_batch",
         )
-        for number in (0, -1, 1.5)
+        for number, kind in (
+            (0, "at least 1"),
+            (-1, "at least 1"),
+            (1.5, "an integer"),
+        )
     },
     "a decay of nan": (reptile(weight_decay=NAN), "weight_decay: expected"),
     "a decay of text": (reptile(weight_decay="1"), "weight_decay: expected"),

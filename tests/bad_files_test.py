@@ -177,9 +177,12 @@ def rows_with(rows):
     return {**content_of()["class_dict"], FIRST: rows}
 
 
-MADE = "made"
+MADE, PICKLE = "made", "mini-imagenet-cache-val.pkl"
 PICKLES = {
-    "a function that makes a folder": (Runs(os.mkdir, MADE), "posix.mkdir"),
+    "a function that makes a folder": (
+        Runs(os.mkdir, MADE),
+        f"data/{PICKLE} cannot be read: it asks for posix.mkdir",
+    ),
     "a shell": (Runs(os.system, f"touch {MADE}"), "posix.system"),
     "code": (Runs(eval, f"open('{MADE}', 'w')"), "builtins.eval"),
     "code in the images": (
@@ -252,19 +255,16 @@ PICKLES = {
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickles_of_mini_imagenet(name, home):
     value, fragment = PICKLES[name]
-    content = pickle.dumps(value)
-    path = "mini-imagenet-cache-val.pkl"
-    forms.write(home / "data", {path: content})
+    forms.write(home / "data", {PICKLE: pickle.dumps(value)})
     check_error(lambda: load_mini(home), [fragment], home, cache.DataError)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 def test_pickles_of_which_a_part_is_missing(keep, home, capsys):
     content = pickle.dumps(content_of())[:keep]
-    path = "mini-imagenet-cache-val.pkl"
-    forms.write(home / "data", {path: content})
+    forms.write(home / "data", {PICKLE: content})
     line = "--datasource=miniimagenet --max_pool --num_filters=2"
-    fragments = [f"data/{path} cannot be read"]
+    fragments = [f"data/{PICKLE} cannot be read"]
     check_refused("maml-tf", line, fragments, capsys, home)
 
 
@@ -317,6 +317,10 @@ OMNIGLOT = {
     },
     "archives that are empty": (
         {f"data/omniglot/{half}.zip": b"" for half in HALVES},
+        ["data/omniglot/images_background.zip cannot be read"],
+    ),
+    "archives that are none": (
+        {f"data/omniglot/{half}.zip": b"PK\3" for half in HALVES},
         ["data/omniglot/images_background.zip cannot be read"],
     ),
     "folders that are empty": (

@@ -3,12 +3,11 @@
 import io
 import os
 import struct
-import tarfile
-import zipfile
 import zlib
 
 import mini_imagenet_files as forms
 import pytest
+from contents import tarred, zipped
 from PIL import Image
 from refused_lines import PROGRAMS, check_refused
 
@@ -35,24 +34,48 @@ MAML_FLAGS = """
 --num_queries=3 | -1 with --datasource=sinusoid, got 3
 --num_queries=0 --datasource=omniglot | an integer of at least 1, got 0
 --num_queries=-2 --datasource=omniglot | an integer of at least 1, got -2
---image_size=8 --datasource=folder | an integer of at least 16, got 8
+--image_size=15 --datasource=folder | an integer of at least 16, got 15
 --image_size=32 | 84 unless --datasource=folder, got 32
 --image_channels=1 | 3 unless --datasource=folder, got 1
 --image_channels=4 --datasource=folder | one of 1, 3, got 4
 --num_classes=1 --datasource=omniglot | an integer of at least 2, got 1
---num_updates=0 | an integer of at least 1, got 0
 --seed=4294967296 | an integer of at most 4294967295, got 4294967296
 --seed=-1 --explain | an integer of at least 0, got -1
---update_lr=-1e-3 | a positive number, got -0.001
 --update_lr=1e999 | a positive number, got inf
 --meta_lr=NaN --train=False | a positive number, got nan
---train_update_lr=-2 | a positive number, got -2.0
 --train_update_batch_size=-2 --train=False | an integer of at least 1, got -2
 --metatrain_iterations=0 | at least 1 iteration here or in --pretrain
 --test_iter=-3 --train=False | an integer of at least -1, got -3
 --logdir= | the path of a folder, got ''
 --logdir=/proc/x | a folder that can be made (No such file or directory), got
+--metatrain_iterations=-1 | an integer of at least 0, got -1
+--pretrain_iterations=-1 | an integer of at least 0, got -1
+--tasks_per_step=0 | an integer of at least 1, got 0
+--jit_compile=True | one of auto, true, false, got 'True'
+--jit_compile=true --deterministic | auto or false with --deterministic, got
+--jit_compile=true --remat | auto or false with --remat, got 'true'
+--jit_compile=true --strategy=mirrored --logical_devices=2 | auto or false with
+--strategy=tpu | one of none, mirrored, multi_worker, got 'tpu'
+--logical_devices=2 | -1 unless --strategy=mirrored, got 2
+--logical_devices=0 --strategy=mirrored | an integer of at least 1, got 0
+--worker_timeout=0 --strategy=multi_worker | a positive number, got 0.0
+--dtype_policy=mixed_float16 | one of float32, mixed_bfloat16, got
 """.strip().splitlines()
+MAML_FLAGS += [
+    f"--{size}={value} | an integer of at least {least}, got {value}"
+    for least, *sizes in (
+        (1, "meta_batch_size", "update_batch_size", "num_updates"),
+        (1, "num_filters", "train_update_batch_size"),
+        (2, "num_classes"),
+    )
+    for size in sizes
+    for value in (0, -3)
+]
+MAML_FLAGS += [
+    f"--{rate}={value} | a positive number, got {float(value)}"
+    for rate in ("meta_lr", "update_lr", "train_update_lr")
+    for value in ("nan", "inf", "0", "-0.5")
+]
 MAML_WORDS = """
 --num_classes=2.5 | --num_classes=2.5: invalid literal for int()
 --num_classes= | --num_classes=: invalid literal for int()
@@ -78,7 +101,7 @@ train | expected flags only, got 'train'
 """.strip().splitlines()
 REPTILE_FLAGS = """
 --datasource=cifar | one of sinusoid, omniglot, miniimagenet, folder, got
---classes=0 | an integer of at least 2, got 0
+--classes=1 | an integer of at least 2, got 1
 --shots=0 | an integer of at least 1, got 0
 --shots=-5 | an integer of at least 1, got -5
 --train-shots=-1 | an integer of at least 0, got -1
@@ -90,6 +113,7 @@ REPTILE_FLAGS = """
 --eval-interval=0 | an integer of at least 1, got 0
 --meta-batch=0 | an integer of at least 1, got 0
 --meta-iters=0 | an integer of at least 1, got 0
+--learning-rate=0 | a positive number, got 0.0
 --learning-rate=nan | a positive number, got nan
 --learning-rate=-1 | a positive number, got -1.0
 --meta-step=inf | a positive number, got inf
@@ -100,12 +124,15 @@ REPTILE_FLAGS = """
 --seed=-1 | an integer of at least 0, got -1
 --seed=99999999999999999999 | an integer of at most 4294967295, got 9999
 --foml-tail=0 --foml | 1 … 4, fewer than the shots of training, got 0
+--foml-tail=5 --foml | 1 … 4, fewer than the shots of training, got 5
+--foml-tail=1 | it with --foml and classes only
 --foml-tail=1 --foml --datasource=sinusoid | it with --foml and classes only
 --inner-iters=1 --foml --foml-tail=1 | at least 2 with --foml-tail, got 1
 --eval-batch=26 --replacement | at most the 25 examples of a task, got 26
 --inner-batch=9 --replacement --shots=1 --train-shots=1 | at most the 5 ex
 --inner-batch=16 --replacement --foml --foml-tail=2 --shots=5 | at most the 15
 --image-size=15 | an integer of at least 16, got 15
+--image-size=64 | 84 unless --datasource=folder, got 64
 --image-channels=2 | one of 1, 3, got 2
 --engine=none | one of auto, stacked, looped, got 'none'
 --on-save-error= | one of stop, continue, got ''
@@ -277,22 +304,6 @@ def pipe(name):
     return prepare
 
 
-def zipped(files, damage=lambda content: content):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for path, image in files.items():
-            archive.writestr(path, image)
-    return damage(content.getvalue())
-
-
-def tarred(files, mode="w"):
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=mode) as archive:
-        for path, image in files.items():
-            forms.add(archive, path, image)
-    return content.getvalue()
-
-
 def archive(name, content):
     return lambda home: forms.write(home, {name: content})
 
@@ -411,7 +422,7 @@ ARCHIVES = {
     "nothing.zip": (zipped({}), ["expected images", "no such image"]),
     "nothing.tar": (tarred({}), ["expected images", "no such image"]),
     "half.zip": (
-        zipped(classes(), lambda content: content[: len(content) // 2]),
+        zipped(classes())[:2000],
         ["half.zip cannot be read"],
     ),
     "half.tar": (
@@ -424,15 +435,15 @@ ARCHIVES = {
     "text.tar.bz2": (b"404 not found", ["text.tar.bz2 cannot be read"]),
     "text.tar.xz": (b"404 not found", ["text.tar.xz cannot be read"]),
     "flipped.zip": (
-        zipped(VALIDATION, flipped),
+        flipped(zipped(VALIDATION)),
         ["flipped.zip/val/a/0.png cannot be read", "CRC"],
     ),
     "locked.zip": (
-        zipped(VALIDATION, encrypted),
+        encrypted(zipped(VALIDATION)),
         ["locked.zip/val/a/0.png cannot be read", "encrypted"],
     ),
     "odd.zip": (
-        zipped(VALIDATION, unknown_compression),
+        unknown_compression(zipped(VALIDATION)),
         ["odd.zip/val/a/0.png cannot be read", "compression"],
     ),
     "climbing.zip": (

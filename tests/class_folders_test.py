@@ -97,11 +97,6 @@ def test_a_part_that_is_missing_is_named(folder):
     )
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError, match="nowhere.*found nothing"):
-        load(tmp_path / "nowhere")
-
-
 def test_empty_files_are_counted(folder):
     (folder / "train" / "bee" / "0.png").write_bytes(b"")
     with pytest.raises(DataError, match="1 of 9 images are empty") as error:

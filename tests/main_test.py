@@ -36,14 +36,6 @@ PRETRAINED = (
     "--pretrain_iterations=200",
     "--metatrain_iterations=200",
 )
-SIZES = (
-    "num_classes",
-    "meta_batch_size",
-    "update_batch_size",
-    "num_updates",
-    "num_filters",
-    "train_update_batch_size",
-)
 OMNIGLOT = ("--datasource=omniglot", "--update_batch_size=1")
 
 
@@ -53,12 +45,6 @@ def _signals():
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def often(monkeypatch):
-    """Saves every 100 iterations."""
-    monkeypatch.setattr(train, "SAVE_INTERVAL", 100)
 
 
 def config(*arguments):
@@ -81,68 +67,16 @@ def one_message(capsys):
     return error
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--datasource=cifar"],
-        ["--norm=group_norm"],
-        ["--norm_gradient=right"],
-        ["--engine=fast"],
-        ["--tasks_per_step=0"],
-        ["--jit_compile=True"],
-        ["--jit_compile=true", "--deterministic"],
-        ["--jit_compile=true", "--remat"],
-        ["--jit_compile=true", "--strategy=mirrored", "--logical_devices=2"],
-        ["--strategy=tpu"],
-        ["--logical_devices=2"],
-        ["--logical_devices=0", "--strategy=mirrored"],
-        ["--worker_timeout=0", "--strategy=multi_worker"],
-        ["--dtype_policy=mixed_float16"],
-        ["--baseline=random"],
-        ["--baseline=oracle", "--datasource=omniglot"],
-        *([f"--{size}=0"] for size in SIZES),
-        *([f"--{size}=-3"] for size in SIZES),
-        ["--num_classes=1"],
-        ["--metatrain_iterations=0"],
-        ["--metatrain_iterations=-1"],
-        ["--pretrain_iterations=-1"],
-        ["--test_iter=-2"],
-        ["--seed=-1"],
-        *(
-            [f"--{rate}={value}"]
-            for rate in ("meta_lr", "update_lr", "train_update_lr")
-            for value in ("nan", "inf", "0", "-0.5")
-        ),
-        ["--test_iter=7", "--train=False"],
-    ],
-    ids=" ".join,
-)
-def test_refuses_a_value_and_names_its_flag(arguments, capsys, tmp_path):
-    message = refused(capsys, tmp_path / "logs", *arguments)
-    assert arguments[0].split("=")[0] in message
-
-
-def test_refuses_a_stray_argument(capsys, tmp_path):
-    assert "'stray'" in refused(capsys, tmp_path / "logs", "stray")
-
-
-@pytest.mark.parametrize(
-    ("argument", "named"),
-    [
-        ("--metabatch_size=3", "metabatch_size"),
-        ("--num_classes=five", "num_classes"),
-    ],
-)
-def test_refuses_what_is_no_flag_or_no_number(argument, named, tmp_path):
+def test_the_status_tells_of_a_refusal(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "maml_tf.main", argument, "--logdir=logs"],
+        [sys.executable, "-m", "maml_tf.main", "--metabatch_size=3"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     assert done.returncode != 0
-    assert named in done.stderr
+    assert "metabatch_size" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -155,39 +89,11 @@ def test_refuses_what_is_no_flag_or_no_number(argument, named, tmp_path):
     ],
 )
 def test_refuses_tasks_that_need_more_than_omniglot_has(
-    arguments, named, capsys, real_data, tmp_path, tmp_path_factory
+    arguments, named, capsys, real_data, real_cache, tmp_path
 ):
-    cache = tmp_path_factory.getbasetemp() / "omniglot_cache"
-    where = (f"--data_dir={real_data}", f"--cache_dir={cache}")
+    where = (f"--data_dir={real_data}", f"--cache_dir={real_cache}")
     message = refused(capsys, tmp_path / "logs", *OMNIGLOT, *where, *arguments)
     assert named in message
-
-
-@pytest.mark.parametrize(
-    ("files", "named"),
-    [
-        (None, "does not exist"),
-        ({}, "exists"),
-        ({"images_background.zip": b""}, "images_evaluation"),
-        (
-            {"images_background.zip": b"PK\3", "images_evaluation.zip": b"PK"},
-            "images_background.zip cannot be read",
-        ),
-    ],
-    ids=["missing", "empty", "half", "damaged"],
-)
-def test_refuses_data_that_are_not_there(
-    files, named, capsys, no_network, tmp_path
-):
-    data = tmp_path / "data"
-    if files is not None:
-        (data / "omniglot").mkdir(parents=True)
-        for name, content in files.items():
-            (data / "omniglot" / name).write_bytes(content)
-    where = (f"--data_dir={data}", f"--cache_dir={tmp_path / 'cache'}")
-    message = refused(capsys, tmp_path / "logs", *OMNIGLOT, *where)
-    assert named in message
-    assert str(data) in message
 
 
 def test_refuses_a_log_folder_that_cannot_be_written(capsys, tmp_path):
@@ -229,16 +135,17 @@ def single_array(path):
         np.save(file, np.zeros(3))
 
 
-@pytest.mark.parametrize("more", [["--train=False"], []], ids=["test", "train"])
 @pytest.mark.parametrize(
     "damage", [damaged, empty, flipped, foreign, single_array]
 )
-def test_refuses_a_damaged_checkpoint(damage, more, capsys, tmp_path, trained):
+def test_does_not_train_on_a_damaged_checkpoint(
+    damage, capsys, tmp_path, trained
+):
     shutil.copytree(trained, tmp_path / "logs")
     [path] = tmp_path.glob("logs/*/model100.npz")
     damage(path)
     capsys.readouterr()
-    assert run(*META, f"--logdir={tmp_path / 'logs'}", *more) != 0
+    assert run(*META, f"--logdir={tmp_path / 'logs'}") != 0
     assert str(path) in one_message(capsys)
 
 
@@ -510,9 +417,7 @@ def test_continues_exactly_when_killed_while_saving(
 
 
 @pytest.mark.slow  # `./run_tests.sh --torture` does it with many kills.
-def test_continues_exactly_on_images(
-    often, real_data, tmp_path, tmp_path_factory
-):
+def test_continues_exactly_on_images(often, real_data, real_cache, tmp_path):
     small = "--num_filters=2 --num_classes=2 --meta_batch_size=1 --nolog"
     arguments = (
         *OMNIGLOT,
@@ -520,7 +425,7 @@ def test_continues_exactly_on_images(
         "--update_lr=0.4",
         "--metatrain_iterations=400",
         f"--data_dir={real_data}",
-        f"--cache_dir={tmp_path_factory.getbasetemp() / 'omniglot_cache'}",
+        f"--cache_dir={real_cache}",
     )
     whole, stopped, killed = (tmp_path / n for n in ("whole", "stop", "kill"))
     assert run(*arguments, f"--logdir={whole}") == 0

@@ -244,18 +244,6 @@ def test_dropout_draws_anew_in_every_step(engine, float64):
 
 
 @pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"inner_steps": 0}, "inner_steps: expected at least 1, got 0"),
-        ({"engine": "fast"}, "engine: expected one of"),
-    ],
-)
-def test_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        learner(**options)
-
-
-@pytest.mark.parametrize(
     ("kind", "options"),
     [
         (Reptile, {"inner_batch": None, "engine": "stacked"}),

@@ -71,19 +71,6 @@ def test_nothing_tunes_what_an_end_would_wait_for():
     assert followed.options().autotune.enabled is False
 
 
-def test_labels_that_do_not_match_are_refused():
-    with pytest.raises(ValueError, match=r"each of the 3 examples.*\(2,\)"):
-        tasks.from_arrays(np.zeros([3, 1]), [0, 1], ways=2, shots=1, queries=1)
-
-
-@pytest.mark.parametrize(
-    "name", ["ways", "shots", "queries", "meta_batch_size"]
-)
-def test_numbers_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
-        own(**{name: 0})
-
-
 def test_several_inputs_stay_together():
     number = np.arange(12)
     x = {"one": number[:, None], "other": np.tile(number, (2, 3, 1)).T}

@@ -153,23 +153,3 @@ def test_anyones_class_folders(channels, tmp_path, capsys):
     step_10 = printed.split("\n  10  ")[1].split()[0]
     if channels == 3:
         assert float(step_10) > 60  # by colour; chance is 33
-
-
-@pytest.mark.parametrize(
-    "arguments, named",
-    [
-        (["--image_size=15"], "--image_size"),
-        (["--image_channels=2"], "--image_channels"),
-        (["--num_queries=0"], "--num_queries"),
-        (["--conv=False"], "--conv"),
-        (["--datasource=omniglot", "--image_size=28"], "--image_size"),
-        (["--datasource=sinusoid", "--num_queries=3"], "--num_queries"),
-        (["--data_dir=nowhere"], "nowhere"),
-    ],
-)
-def test_refuses(arguments, named, capsys, tmp_path):
-    logdir = f"--logdir={tmp_path / 'logs'}"
-    assert run("--datasource=folder", *arguments, logdir) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("maml-tf: ") and named in message
-    assert not (tmp_path / "logs").exists()
