@@ -19,6 +19,7 @@ MAML_FLAGS = """
 --datasource=  | one of sinusoid, omniglot, miniimagenet, folder, got ''
 --datasource=Omniglot | one of sinusoid, omniglot, miniimagenet, folder, got
 --norm=batchnorm | one of batch_norm, layer_norm, None, got 'batchnorm'
+--norm=group_norm | one of batch_norm, layer_norm, None, got 'group_norm'
 --norm=none | one of batch_norm, layer_norm, None, got 'none'
 --norm_gradient= | one of exact, legacy, got ''
 --engine=Stacked | one of auto, stacked, looped, got 'Stacked'
@@ -27,6 +28,8 @@ MAML_FLAGS = """
 --select=validation | latest with --datasource=sinusoid, got 'validation'
 --test_iter=5 --select=validation --datasource=omniglot | -1 with --select
 --baseline=maml | one of None, oracle, got 'maml'
+--baseline=random | one of None, oracle, got 'random'
+--baseline=oracle --datasource=omniglot | None unless --datasource=sinusoid
 --baseline=oracle --datasource=folder | None unless --datasource=sinusoid
 --conv=False --datasource=folder | True with --datasource=folder, got False
 --conv=False --datasource=miniimagenet --max_pool | True with --datasource
@@ -40,11 +43,13 @@ MAML_FLAGS = """
 --image_channels=4 --datasource=folder | one of 1, 3, got 4
 --num_classes=1 --datasource=omniglot | an integer of at least 2, got 1
 --seed=4294967296 | an integer of at most 4294967295, got 4294967296
+--seed=-1 | an integer of at least 0, got -1
 --seed=-1 --explain | an integer of at least 0, got -1
 --update_lr=1e999 | a positive number, got inf
 --meta_lr=NaN --train=False | a positive number, got nan
 --train_update_batch_size=-2 --train=False | an integer of at least 1, got -2
 --metatrain_iterations=0 | at least 1 iteration here or in --pretrain
+--test_iter=-2 | an integer of at least -1, got -2
 --test_iter=-3 --train=False | an integer of at least -1, got -3
 --logdir= | the path of a folder, got ''
 --logdir=/proc/x | a folder that can be made (No such file or directory), got
