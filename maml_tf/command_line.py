@@ -68,8 +68,7 @@ class Program:
         """
         arguments = sys.argv[1:] if arguments is None else arguments
         if HELP & set(arguments):
-            print(self.help_text())
-            return 0
+            return guarded(self.name, lambda: print(self.help_text()))
         return guarded(self.name, lambda: action(arguments))
 
     def parse(self, arguments: Sequence[str]) -> flags.FlagValues:

@@ -65,6 +65,14 @@ def test_a_stream_without_the_letters_prints_codes(monkeypatch):
     assert printed.getvalue() == b"\\u03b1 \xd7\n"
 
 
+def test_help_is_printed_without_the_letters(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    assert run("--help") == 0
+    sys.stdout.flush()
+    assert b"\\u03b1, the inner step size" in printed.getvalue()
+
+
 def allocate_in_tensorflow():
     tf.random.normal([10**8, 10**8])
 
