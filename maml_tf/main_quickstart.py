@@ -17,6 +17,7 @@ PROGRAM = dataclasses.replace(program.PROGRAM, title=__doc__)
 REFUSED = (
     *("explain", "check_data", "export_checkpoint", "compare"),
     *("train", "test_iter", "import_checkpoint"),
+    *("baseline", "pretrain_iterations"),
 )
 
 
@@ -61,6 +62,8 @@ def run_quickstart(config, values) -> None:
     """
     if config.datasource != "sinusoid":
         config.refuse("datasource", "sinusoid in the quickstart")
+    if config.strategy == "multi_worker":
+        config.refuse("strategy", "none or mirrored in the quickstart")
     for name in REFUSED:
         if values[name].present:
             raise ConfigError(f"--{name}: expected none in the quickstart.")

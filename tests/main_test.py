@@ -678,6 +678,9 @@ def test_help_lists_all_flags(capsys):
         ("--explain", "--explain: expected none in the quickstart"),
         ("--export_checkpoint=x", "--export_checkpoint: expected none"),
         ("--train=False", "--train: expected none in the quickstart"),
+        ("--baseline=oracle", "--baseline: expected none in the quickstart"),
+        ("--pretrain_iterations=9", "--pretrain_iterations: expected none in"),
+        ("--strategy=multi_worker", "--strategy: expected none or mirrored in"),
     ],
 )
 def test_the_quickstart_refuses_what_it_does_not_do(
