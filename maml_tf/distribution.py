@@ -33,9 +33,11 @@ def strategy(config) -> tf.distribute.Strategy:
     """
     tf.get_logger().setLevel("WARNING")  # It tells of every sum otherwise.
     count(config)
-    return {"none": _none, "mirrored": _mirrored, "multi_worker": _workers}[
-        config.strategy
-    ](config)
+    if config.strategy == "mirrored":
+        return _mirrored(config)
+    if config.strategy == "multi_worker":
+        return _workers(config)
+    return tf.distribute.get_strategy()
 
 
 def count(config) -> int:
@@ -47,18 +49,15 @@ def count(config) -> int:
       ConfigError: if there are no such devices, or a meta-batch cannot be
         split into equal parts.
     """
-    replicas = {"none": _one, "mirrored": _local, "multi_worker": _everywhere}[
-        config.strategy
-    ](config)
+    replicas = 1
+    if config.strategy == "mirrored":
+        replicas = _local(config)
+    elif config.strategy == "multi_worker":
+        replicas = _everywhere()
     if config.meta_batch_size % replicas:
         expected = f"a multiple of the {replicas} replicas"
         config.refuse("meta_batch_size", expected)
     return replicas
-
-
-def _one(config):
-    del config
-    return 1
 
 
 def _local(config):
@@ -73,9 +72,8 @@ def _local(config):
     return gpus()
 
 
-def _everywhere(config):
+def _everywhere():
     """Returns how many GPUs there are on all hosts, or processors."""
-    del config
     return (1 + len(_others())) * max(1, gpus())
 
 
@@ -127,7 +125,8 @@ def together(strategy: tf.distribute.Strategy, config):
     """Begins and ends on all hosts at the same time.
 
     So they see what the chief has made of the folder before, and stay until it
-    has saved: who ended with status 0 would not be started again.
+    has saved: who ended with status 0 would not be started again. The chief
+    waits until the others are gone, as it serves them.
     """
     require_same(strategy, 0)
     yield
@@ -137,19 +136,10 @@ def together(strategy: tf.distribute.Strategy, config):
         if not is_chief(config):
             raise
         # It has saved; another may have gone on before this was told so.
-
-
-def leave(config) -> None:
-    """Lets the chief wait until the others are gone, as it serves them."""
     if config.strategy == "multi_worker" and is_chief(config):
         end = time.monotonic() + config.worker_timeout
         while any(map(_answers, _others())) and time.monotonic() < end:
             time.sleep(0.5)
-
-
-def _none(config):
-    del config
-    return tf.distribute.get_strategy()
 
 
 def _mirrored(config):

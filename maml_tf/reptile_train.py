@@ -256,7 +256,6 @@ def train(config: ReptileConfig) -> None:
             run.start_from_import(learner, PHASE, imported)
         with distribution.together(strategy, config):
             _train(run, data, curves, learner)
-    distribution.leave(config)
 
 
 def _train(run, data, curves, learner):

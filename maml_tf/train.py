@@ -236,7 +236,6 @@ def train(config: Config) -> None:
             run.start_from_import(learner, "imported", imported)
         with distribution.together(strategy, config):
             _train(run, data, learner)
-    distribution.leave(config)
 
 
 def _train(run, data, learner):

@@ -156,7 +156,6 @@ def train(config: RLConfig) -> None:
     with run.entered():
         with distribution.together(strategy, config):
             _train(run, learner)
-    distribution.leave(config)
 
 
 def _train(run, learner):
