@@ -267,7 +267,8 @@ def _cluster():
         if not known or not 0 <= index < len(cluster[kind]):
             raise ValueError(f"no task {kind} {index}")
         for host in sum(cluster.values(), []):
-            int(host.rpartition(":")[2])
+            if not 0 < int(host.rpartition(":")[2]) < 1 << 16:
+                raise ValueError(f"no port in {host}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             "--strategy=multi_worker: expected the environment variable "

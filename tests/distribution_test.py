@@ -219,6 +219,7 @@ HERE, TASK = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
         json.dumps({"cluster": HERE, "task": {**TASK, "type": "chief"}}),
         json.dumps({"cluster": {"worker": ["localhost"]}, "task": TASK}),
         json.dumps({"cluster": {"worker": "localhost:1"}, "task": TASK}),
+        json.dumps({"cluster": {"worker": ["localhost:70000"]}, "task": TASK}),
         json.dumps({"cluster": {**HERE, "ps": ["localhost:2"]}, "task": TASK}),
     ],
 )
