@@ -14,7 +14,6 @@ from maml_tf import (
     legacy,
     main_flags,
     plots,
-    records,
     train,
 )
 from maml_tf.command_line import BOOL, FLOAT, INT, STRING
@@ -295,8 +294,7 @@ def _report(config, curve):
             {f"K = {config.shots}": interval}, f"{stem}.png", metric + unit
         )
         if not config.is_classification:
-            panel = records.read(f"{stem}.json")["panel"]
-            panels = {f"K = {config.shots}": panel}
+            panels = {f"K = {config.shots}": train.sinusoid_panel(config)}
             plots.plot_sinusoids(panels, f"{stem}_fits.png")
 
 

@@ -433,7 +433,7 @@ def evaluate(config: Config) -> evaluation.AdaptationCurve:
     evaluation.write_curve(curve, result_stem(config))
     record = evaluation_facts(config, curve) | facts
     if not config.is_classification:
-        record["panel"] = _rounded(sinusoid_panel(config, learner))
+        record["panel"] = _panel(config, learner)
     records.write(f"{result_stem(config)}.json", record)
     return curve
 
@@ -576,21 +576,13 @@ def _restore_best(config, learner, score):
     return best
 
 
-def _rounded(panel):
-    """Returns a panel as lists of short numbers."""
-    return tf.nest.map_structure(
-        lambda part: np.round(part.astype(float), 2).tolist(), panel
-    )
+def sinusoid_panel(config: Config) -> dict:
+    """Returns an evaluation's panel for `plots.plot_sinusoids`, as recorded."""
+    return records.read(f"{result_stem(config)}.json")["panel"]
 
 
-def sinusoid_panel(config: Config, learner: MAML | None = None) -> dict:
-    """Returns a panel for `plots.plot_sinusoids`, of the first test task.
-
-    Args:
-      config: settings of the evaluation.
-      learner: the meta-learner of its checkpoint, if it is there already.
-    """
-    learner = learner or load_learner(config)
+def _panel(config, learner):
+    """Returns the panel of the first test task, in short numbers."""
     drawn = sinusoids.sinusoid_test_tasks(1, config.shots)
     x = np.linspace(*sinusoids.INPUTS, 200, dtype=np.float32)[None, :, None]
     with_grid = drawn._replace(
@@ -602,12 +594,15 @@ def sinusoid_panel(config: Config, learner: MAML | None = None) -> dict:
     )
     query = learner((support_x, support_y, query_x)).query
     names = {"pre-update": 0, "1 grad step": 1, "10 grad steps": 10}
-    return {
+    panel = {
         "x": x[0, :, 0],
         "truth": (drawn.amplitude * np.sin(x - drawn.phase))[0, :, 0],
         "points": (drawn.x[0, : config.shots, 0], support_y[0, :, 0]),
         "fits": {k: query[u].numpy()[0, :, 0] for k, u in names.items()},
     }
+    return tf.nest.map_structure(
+        lambda part: np.round(part.astype(float), 2).tolist(), panel
+    )
 
 
 def result_stem(config: Config) -> str:
