@@ -23,7 +23,6 @@ from maml_tf import (
     losses,
     models,
     omniglot,
-    provenance,
     records,
     reptile,
     run_folder,
@@ -387,7 +386,6 @@ def evaluation_facts(
         "norm_statistics": config.norm_statistics if images else None,
         "test_rotations": False if config.datasource == "omniglot" else None,
         "selected": "imported" if _imports(config) else "latest",
-        **provenance.here(),
     }
 
 

@@ -240,23 +240,25 @@ def require_same(
 
 
 def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
-    """Returns what a folder tells of how a checkpoint came about.
+    """Returns where a result is from: of which checkpoint, by what computed.
 
     Args:
       config: settings with `folder`, of the evaluation.
       checkpoint: which one; `None` for an imported one, or for initial weights.
 
     Returns:
-      For `records.write`: `iterations` done, `seconds` that they took, the
-      `commit` that trained, or several in turn, its `settings` that can change
-      a number, the `changes` of settings while it trained, its `seed`, and
-      `test_settings`, those of the evaluation that training does not have or
-      had otherwise. What is not known is `None`.
+      For `records.write`: what `provenance.here` does, the `checkpoint`,
+      `iterations` done, `seconds` that they took, the `commit` that trained,
+      or several in turn, its `settings` that can change a number, the
+      `changes` of settings while it trained, its `seed`, and `test_settings`,
+      those of the evaluation that training does not have or had otherwise.
+      What is not known is `None`.
     """
     if checkpoint is None:
         names = "iterations", "seconds", "commit", "settings", "changes", "seed"
         imported = config.import_checkpoint
         return {
+            **provenance.here(),
             "checkpoint": imported and os.path.basename(imported),
             **dict.fromkeys(names),
             "test_settings": _test_settings(config, {}),
@@ -264,6 +266,7 @@ def facts_of(config, checkpoint: checkpoints.Checkpoint | None) -> dict:
     _, settings, _, history = checkpoints.read(checkpoint)
     trained = {k: v for k, v in settings.items() if k not in config.FREE}
     return {
+        **provenance.here(),
         "checkpoint": checkpoint.path.name,
         "iterations": checkpoint.iteration,
         "seconds": _seconds(config.folder, checkpoint.iteration),

@@ -20,7 +20,6 @@ from maml_tf import (
     losses,
     models,
     omniglot,
-    provenance,
     records,
     run_folder,
     samplers,
@@ -469,7 +468,6 @@ def evaluation_facts(config: Config, curve: evaluation.AdaptationCurve) -> dict:
         ),
         "label_permutations": config.label_permutations if images else None,
         "selected": selected(config),
-        **provenance.here(),
     }
 
 

@@ -299,7 +299,6 @@ def evaluation_facts(config: RLConfig, found: evaluation.Evaluation) -> dict:
         "queries": None,
         "norm_statistics": None,
         "selected": "latest",
-        **provenance.here(),
     }
 
 
