@@ -168,13 +168,16 @@ class RLConfig(Settings):
 
     @property
     def test_rates(self) -> list[float]:
-        """Step sizes in a test: α as often as in training, then half of it."""
+        """Step sizes in a test: α as often as in training, then half of it.
+
+        The oracle has none, as it does not adapt.
+        """
         first, later = self.test_inner_lr, self.test_inner_lr_later
         first = self.inner_lr if first == -1 else first
         later = first / 2 if later == -1 else later
         trained = self.inner_steps if self.algo == "maml_trpo" else 1
         rates = [first] * trained + [later] * self.test_updates
-        return rates[: self.test_updates]
+        return [] if self.is_oracle else rates[: self.test_updates]
 
     @property
     def is_oracle(self) -> bool:

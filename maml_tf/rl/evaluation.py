@@ -65,8 +65,7 @@ def evaluate(
     """
     dtype = learner.compute_dtype
     drawn = trajectories * (SURPLUS if transitions else 1)
-    each = tf.constant(tasks, dtype)[:, None]
-    each = tf.repeat(each, drawn, 1)
+    each = tf.repeat(tf.constant(tasks, dtype)[:, None], drawn, 1)
     collect = _round(learner, each, transitions)
     phi = [
         tf.repeat(part[None], len(tasks), 0)

@@ -72,11 +72,10 @@ def _outer(config):
 
 def _simulation(config):
     if config.env == "nav2d":
+        squared = "squared " * (config.reward == "squared")
         yield (
-            f"Reward: minus the {config.reward.replace('squared', 'squared ')}"
-            f"{'distance' * (config.reward == 'squared')} to the goal after "
-            f"the step; a trajectory ends in a {config.done} of 0.01 around "
-            "it."
+            f"Reward: minus the {squared}distance to the goal after the step; "
+            f"a trajectory ends in a {config.done} of 0.01 around it."
         )
     else:
         yield f"Simulation: MuJoCo, --mode={config.mode}."
@@ -93,7 +92,4 @@ def _evaluation(config):
     goals = f"{config.test_goals} goals"
     if config.goal is not None:
         goals = f"the goal {config.goal}"
-    return (
-        f"Evaluation: {goals}, {count}, updates of step size "
-        f"{'none' if config.is_oracle else rates}."
-    )
+    return f"Evaluation: {goals}, {count}, updates of step size {rates}."

@@ -22,6 +22,8 @@ COLORS = {
 STAGES = ("tab:gray", "tab:orange", "tab:green")
 SHOWN = 5
 """Trajectories of a task in a picture."""
+EVERY = 3
+"""Steps from frame to frame of a GIF."""
 
 
 def plot_methods(
@@ -101,16 +103,13 @@ def plot_paths(goals: np.ndarray, rounds: Sequence, path: str) -> None:
     save(figure, path)
 
 
-def animate_paths(
-    goals: np.ndarray, rounds: Sequence, path: str, every: int = 3
-) -> None:
+def animate_paths(goals: np.ndarray, rounds: Sequence, path: str) -> None:
     """Draws points on their way to goals as a GIF, before and after updates.
 
     Args:
       goals: see `plot_paths`.
       rounds: see there.
       path: of the GIF.
-      every: steps from frame to frame.
     """
     figure, panels = _panels(goals)
     drawn = []
@@ -136,7 +135,7 @@ def animate_paths(
 
     longest = max(len(x) for _, x, _ in drawn)
     shown = animation.FuncAnimation(
-        figure, frame, range(0, longest + every, every), cache_frame_data=False
+        figure, frame, range(0, longest + EVERY, EVERY), cache_frame_data=False
     )
     shown.save(path, animation.PillowWriter(fps=12), dpi=70)
     plt.close(figure)

@@ -262,7 +262,7 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     checkpoint = restore(config, learner)
     run_folder.make_writable(config)
     facts = _facts_of_run(config, checkpoint)
-    rates = [] if config.is_oracle else config.test_rates
+    rates = config.test_rates
     show = callbacks.bar(len(rates) + 1, "update")
     found = evaluation.evaluate(
         learner,
