@@ -5,7 +5,6 @@ be interrupted and continued anywhere.
 """
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -358,4 +357,4 @@ def fit(learner, data, start: int, end: int, others) -> None:
 
 def print_line(line: str) -> None:
     """Prints a line of its own over a progress bar that may be there."""
-    files.say(f"\r{line:<79}" if os.isatty(1) else line)
+    files.say(f"\r{line:<79}" if files.on_terminal() else line)

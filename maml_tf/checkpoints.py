@@ -275,10 +275,8 @@ def _content(file):
         checksum = str(arrays.pop("checksum"))
         if checksum != _checksum(arrays):
             raise ValueError("its content was changed")
-        iteration, phase = (
-            int(arrays.pop("iteration")),
-            str(arrays.pop("phase")),
-        )
+        iteration = int(arrays.pop("iteration"))
+        phase = str(arrays.pop("phase"))
         settings, history = (
             dict(json.loads(str(arrays.pop(name, "{}"))))
             for name in ("settings", "history")

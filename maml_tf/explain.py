@@ -8,8 +8,7 @@ import keras
 from maml_tf import distribution, selection
 from maml_tf.config import Config
 from maml_tf.engines import Choice
-from maml_tf.reptile_config import ReptileConfig
-from maml_tf.settings import Settings
+from maml_tf.settings import Settings, Supervised
 
 ADAPTED = {
     "fast_weights": "kernels and biases",
@@ -69,7 +68,7 @@ def explain(
             f"Memory: about {memory / 1e6:,.0f} MB for tasks that run at once "
             "(--tasks_per_step bounds it); libraries and data come on top.",
             f"Evaluation: {config.test_tasks} tasks, steps 0 … "
-            f"{max(10, config.inner_steps)}; step 0 is the unadapted network "
+            f"{tested.test_inner_steps}; step 0 is the unadapted network "
             f"on the support set; {tested.queries} queries"
             f"{' a class' * config.is_classification}; intervals are ±1.96 · "
             f"std / √{config.test_tasks}.",
@@ -155,7 +154,7 @@ def devices(config: Settings) -> Iterator[str]:
         )
 
 
-def precision(config: Config | ReptileConfig) -> Iterator[str]:
+def precision(config: Supervised) -> Iterator[str]:
     """Yields a sentence on what layers compute in, if it is not float32."""
     if config.dtype_policy != "float32":
         yield (

@@ -19,13 +19,12 @@ ROOM = 1 << 18
 """Bytes that results of a test take at most, or about."""
 
 
-def make_writable(folder: str | os.PathLike[str]) -> None:
-    """Makes a folder, if need be, before anything that is to be written there.
+def require_room(folder: str | os.PathLike[str]) -> None:
+    """Refuses a folder that the results of a test cannot be written to.
 
     Raises:
       OSError: if nothing can be written there, or too little.
     """
-    os.makedirs(folder, exist_ok=True)
     with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(ROOM))
         file.flush()

@@ -214,10 +214,10 @@ def make_writable(config) -> None:
 
     Raises:
       settings.ConfigError: if it cannot be made.
-      OSError: see `files.make_writable`.
+      OSError: see `files.require_room`.
     """
     make(config)
-    files.make_writable(config.folder)
+    files.require_room(config.folder)
 
 
 def require_same(
