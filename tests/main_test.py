@@ -192,6 +192,19 @@ def test_evaluation_writes_the_originals_files(trained):
     )
 
 
+def test_a_test_of_sinusoids_is_drawn_from_its_record(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "logs")
+    line = *META, f"--logdir={tmp_path / 'logs'}", "--train=False"
+    assert run(*line, "--test_tasks=8", "--plot") == 0
+    assert len([*tmp_path.glob("logs/*/test_ubs5_*.png")]) == 2
+    panel = train.sinusoid_panel(config(*line))
+    (x, y), grid, truth = (panel[k] for k in ("points", "x", "truth"))
+    assert len(x) == 5
+    np.testing.assert_allclose(np.interp(x, grid, truth), y, 0, 0.1)
+    for fit in panel["fits"].values():
+        assert len(fit) == len(grid)
+
+
 SINE = {
     "datasource": "sinusoid",
     "logdir": "logs/sine/",
