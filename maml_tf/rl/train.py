@@ -153,9 +153,8 @@ def train(config: RLConfig) -> None:
     with strategy.scope():
         learner = build_learner(config)
     run = RunFolder(config, distribution.is_chief(config))
-    with run.entered():
-        with distribution.together(strategy, config):
-            _train(run, learner)
+    with run.entered(), distribution.together(strategy, config):
+        _train(run, learner)
 
 
 def _train(run, learner):
