@@ -18,6 +18,8 @@ from maml_tf import shapes
 # Taken here, as `operations` puts the stand-ins in their places.
 _tensorflow_max_pool = tf.nn.max_pool
 _tensorflow_resize = tf.image.resize
+_Function = type(tf.function(lambda: None))
+_call_function = _Function.__call__
 
 
 def moments(x, axes, shift=None, keepdims=False, name=None):
@@ -193,10 +195,22 @@ def resize(images, *args, **kwargs):
     return tf.custom_gradient(forward)(images)
 
 
+def call_anew(function, *args, **kwargs):
+    """Calls a `tf.function` that is traced again, and not to be kept.
+
+    Kept, it would go on with the parameters that it first read: tensors here,
+    no variables.
+    """
+    if operations().is_here:
+        function = function._clone(None)
+    return _call_function(function, *args, **kwargs)
+
+
 _PLACES = (
     (tf.nn, "moments", moments),
     (tf.nn, "max_pool", max_pool),
     (tf.image, "resize", resize),
+    (_Function, "__call__", call_anew),
     # What it wraps would be constant in parameters that are no variables.
     (tf, "recompute_grad", lambda function: function),
 )
@@ -245,6 +259,7 @@ def operations() -> contextlib.AbstractContextManager:
     GroupNormalization take their statistics from `tf.nn.moments`,
     MaxPooling1D to 3D are `tf.nn.max_pool`, UpSampling2D and Resizing
     interpolate by `tf.image.resize`, and `keras.remat` is `tf.recompute_grad`,
-    which keeps what it else would compute again.
+    which keeps what it else would compute again. A layer's own `tf.function` is
+    traced in each call.
     """
     return _stand_ins

@@ -35,13 +35,6 @@ def require_usable(model: keras.Model) -> None:
                 "estimate from call to call, which a function of parameters "
                 "cannot, and stops the gradient. Remove it."
             )
-        if isinstance(layer.call, tf.types.experimental.PolymorphicFunction):
-            raise ValueError(
-                f"The layer {layer.name!r} has a `call` that is a "
-                "`tf.function`, which keeps the weights that it was first "
-                "called with, so that nothing would adapt. Leave the "
-                "decorator out: the learner compiles all of it."
-            )
 
 
 def require_unconstrained(variables: Sequence) -> None:

@@ -64,6 +64,22 @@ class AddsLoss(layers.Layer):
         return x
 
 
+@_register
+class Compiled(layers.Layer):
+    """A layer whose call, and a part of it, is a `tf.function`."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight((shape[-1], 3), "glorot_uniform")
+
+    @tf.function
+    def product(self, x):
+        return x @ self.kernel
+
+    @tf.function
+    def call(self, x):
+        return keras.ops.tanh(self.product(x))
+
+
 def sequential(*parts, shape=(3,), dtype=None):
     return keras.Sequential([keras.Input(shape, dtype=dtype), *parts])
 
@@ -237,6 +253,7 @@ CASES = {
         lambda: dense(layers.Dense(3, kernel_regularizer=L2)), "regulariser"
     ),
     "add_loss": Case(lambda: dense(AddsLoss()), "AddsLoss"),
+    "tf_function": Case(lambda: dense(Compiled()), "Compiled"),
     "tied_weights": Case(tied, "neither sequential nor functional"),
     "mixed_precision": Case(mixed_precision, "mixed_float16"),
     "application": Case(application),

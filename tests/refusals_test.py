@@ -159,14 +159,3 @@ def test_an_estimate_that_improves_from_call_to_call(kind):
     layer = layers.SpectralNormalization(layers.Dense(2))
     with pytest.raises(ValueError, match="SpectralNormalization. improves an"):
         kind(network(layer))
-
-
-@KINDS
-def test_a_call_that_tensorflow_compiles_by_itself_is_named(kind):
-    class Compiled(layers.Layer):
-        @tf.function
-        def call(self, x):
-            return 2 * x
-
-    with pytest.raises(ValueError, match="'twice' has a `call` that is a"):
-        kind(network(Compiled(name="twice")), engine="looped")
