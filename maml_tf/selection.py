@@ -1,5 +1,6 @@
 """Which weights of a network the inner loop adapts."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import keras
@@ -59,27 +60,41 @@ def _head(network):
     Where one model is all that learns, it is the last layer of that.
 
     Raises:
-      ValueError: if layers have no order, or several of them give outputs.
+      ValueError: if layers have no order, or none comes after all others.
     """
     layers = [part for part in network.layers if part.trainable_variables]
     if len(layers) == 1 and isinstance(layers[0], keras.Model):
         return _head(layers[0])
     if len(layers) > 1:
-        _require_one_end(network)
+        _require_one_end(network, layers)
     return layers[-1] if layers else network
 
 
-def _require_one_end(network):
+def _require_one_end(network, layers):
     if isinstance(network, keras.Sequential):
         return
-    is_graph = isinstance(network, keras.Function)
-    if not is_graph or len(network.outputs) > 1:
-        why = f"{len(network.outputs)} outputs" if is_graph else "no graph"
-        raise ValueError(
-            "adapt: expected the layers or variables of the head, as in "
-            f"`adapt=[network.layers[-1]]`, as {network.name!r} has {why} to "
-            "tell it by, got 'head'."
-        )
+    if not isinstance(network, keras.Function):
+        why = "no graph"
+    elif len(network.outputs) > 1:
+        why = f"{len(network.outputs)} outputs"
+    elif beside := _beside_last(network, layers):
+        why = f"{beside[0].name!r} beside {layers[-1].name!r}"
+    else:
+        return
+    raise ValueError(
+        "adapt: expected the layers or variables of the head, as in "
+        f"`adapt=[network.layers[-1]]`, as {network.name!r} has {why} to tell "
+        "it by, got 'head'."
+    )
+
+
+def _beside_last(network, layers):
+    """Returns those of a graph's layers that do not come before the last."""
+    calls = itertools.chain(*network._nodes_by_depth.values())
+    last = [call for call in calls if call.operation is layers[-1]]
+    inputs = [x for call in last for x in call.input_tensors]
+    before = keras.Function(network.inputs, inputs).operations
+    return [layer for layer in layers[:-1] if layer not in before]
 
 
 def _listed(adapt):

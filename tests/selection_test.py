@@ -123,6 +123,26 @@ def test_the_head_of_several_outputs_is_refused():
     assert len(select(network, heads)) == 4
 
 
+def test_heads_side_by_side_are_refused():
+    x = keras.Input([4])
+    hidden = layers.Dense(3, name="body")(x)
+    heads = [layers.Dense(2, name=name) for name in ("left", "right")]
+    network = keras.Model(x, layers.Add()([head(hidden) for head in heads]))
+    with pytest.raises(ValueError, match="has 'left' beside 'right' to tell"):
+        select(network, "head")
+
+
+def test_a_head_may_be_called_twice_and_passed_by():
+    x = keras.Input([4])
+    body, head = layers.Dense(2, name="body"), layers.Dense(2, name="head")
+    hidden = body(x)
+    out = layers.Add()([head(hidden), hidden, head(layers.ReLU()(hidden))])
+    assert paths(select(keras.Model(x, out), "head")) == [
+        "head/kernel",
+        "head/bias",
+    ]
+
+
 class HeadFirst(keras.Model):
     def __init__(self, has_body=True):
         super().__init__()
