@@ -75,7 +75,7 @@ class CrossEntropy(Value):
 
     Raises:
       ValueError: if it is less, or called with labels of another shape or, not
-        in a graph, out of range.
+        in a graph, out of range, or with what a softmax made of logits.
     """
 
     shots: int
@@ -85,6 +85,7 @@ class CrossEntropy(Value):
 
     def __call__(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         _require_shape("labels", y, logits.shape[:-1])
+        _require_logits(logits)
         if tf.executing_eagerly():
             _require_labels(y, logits.shape[-1])
         y, logits = _comparable(y, logits)
@@ -293,6 +294,15 @@ def _require_labels(y, ways):
     y = np.asarray(y)
     if y.dtype.kind not in "biuf" or not np.isin(y, range(ways)).all():
         raise wrong_labels(ways, ", ".join(map(str, np.unique(y)[:5])))
+
+
+def _require_logits(prediction):
+    if shapes.are_probabilities(prediction):
+        raise ValueError(
+            "CrossEntropy: expected logits, found what a softmax or a sigmoid "
+            "made of them. Leave that out of the network, or take "
+            "`keras.losses.SparseCategoricalCrossentropy()`."
+        )
 
 
 def wrong_labels(ways: int, found: str) -> ValueError:

@@ -35,6 +35,11 @@ def predicted(function: Callable, prediction) -> tf.Tensor:
     return moved
 
 
+def are_probabilities(prediction) -> bool:
+    """Whether Keras has kept the logits that a prediction is made of."""
+    return hasattr(prediction, _LOGITS)
+
+
 def merge(x) -> tf.Tensor:
     """[B, n, …] → [B·n, …]."""
     return tf.reshape(x, [-1, *sizes(x)[2:]])

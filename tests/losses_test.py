@@ -177,3 +177,10 @@ def test_targets_without_the_last_axis_may_have_weights(shape):
         learner.compile("sgd", "mse")
         found.append(learner.evaluate((x, y, query), targets, 3, 0, weight))
     assert found[0] == pytest.approx(found[1])
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_cross_entropy_names_probabilities(activation):
+    output = keras.activations.get(activation)(tf.zeros([2, 3]))
+    with pytest.raises(ValueError, match="expected logits, found what a soft"):
+        losses.CrossEntropy(1)(tf.constant([0, 1]), output)
