@@ -145,7 +145,7 @@ class Reptile(Learner):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         if weight is not None:
             raise ValueError("sample_weight: expected none, all tasks count.")
-        x, y = _map(tf.convert_to_tensor, (x, y))
+        x, y = _map(task_data.tensor, (x, y))
         task_data.require_inputs(self.network, x, "B, n")
         task_data.require_same_examples(x, y, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))

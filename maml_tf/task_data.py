@@ -44,7 +44,7 @@ def require_same_examples(x, y, axes: str) -> None:
     """
     count, parts = len(axes.split(", ")), tf.nest.flatten((x, y))
     for part in parts:
-        _refuse_ragged(part)
+        _require_array(part)
         _require_rank(part)
     first, *others = (tf.TensorShape(part.shape[:count]) for part in parts)
     if 0 in first or not all(first.is_compatible_with(o) for o in others):
@@ -55,7 +55,11 @@ def require_same_examples(x, y, axes: str) -> None:
         )
 
 
-def _refuse_ragged(part):
+def _require_array(part):
+    if part is None:
+        raise ValueError(
+            "The data: expected inputs and targets, found None in place of one."
+        )
     if isinstance(part, tf.RaggedTensor):
         raise ValueError(
             "The data: expected tasks of as many examples in a meta-batch, "
@@ -96,7 +100,7 @@ def tensor(array) -> tf.Tensor:
     Raises:
       ValueError: if its parts are of several sizes.
     """
-    _refuse_ragged(array)
+    _require_array(array)
     return tf.convert_to_tensor(array)
 
 

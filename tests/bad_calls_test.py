@@ -349,6 +349,7 @@ TENSORS = {
     "nothing": (None, "found inputs of shape NoneType"),
     "no support set": ((None, LABELS, QUERY), "takes inputs of shape"),
     "no query set": ((QUERY, LABELS, None), "takes inputs of shape"),
+    "no labels": ((QUERY, None, QUERY), "found None in place of one"),
 }
 
 
@@ -368,6 +369,19 @@ def test_tasks_of_several_sizes_in_training(here):
         ["found a ragged tensor"],
         here,
     )
+
+
+@pytest.mark.parametrize(
+    "y, fragment",
+    [
+        (None, "expected inputs and targets, found None"),
+        (tf.ragged.constant([[0] * 4, [0] * 3]), "found a ragged tensor"),
+    ],
+)
+def test_targets_of_reptile_in_training(y, fragment, here):
+    learner = reptile()()
+    learner.compile("sgd")
+    check_error(lambda: learner.fit(QUERY, y, verbose=0), [fragment], here)
 
 
 def test_tensors_of_any_number_of_axes(here):
@@ -637,6 +651,7 @@ ONE_TASK = {
     "without labels": ((QUERY[0], LABELS[0, 0]), {}, "[4, 3], []"),
     "that is empty": ((QUERY[0, :0], LABELS[0, :0]), {}, "none of them empty"),
     "with labels too large": ((QUERY[0], LABELS[0] + 7), {}, "0 … 1, found 7"),
+    "with None for labels": ((QUERY[0], None), {}, "found None in place of"),
     "of steps below zero": (
         (QUERY[0], LABELS[0]),
         {"steps": -1},
