@@ -145,6 +145,15 @@ class Learner(Replicated):
     def from_config(cls, config):
         return make(cls, keras.saving.deserialize_keras_object(config))
 
+    def export(self, *args, **options):
+        """Raises `ValueError`: what is served is a function of a learner."""
+        del args, options
+        raise ValueError(
+            "export: a learner is served by its `adapt_and_predict`, in a "
+            "`keras.export.ExportArchive` (docs/own_model.md). Models of Keras "
+            "are its `network` and what `adapt` returns, each with an `export`."
+        )
+
     def save(self, *args, **options):
         """Saves all of it; a file that is there is left if that cannot be."""
         _require_no_low_rank(self.network)

@@ -159,3 +159,10 @@ def test_an_estimate_that_improves_from_call_to_call(kind):
     layer = layers.SpectralNormalization(layers.Dense(2))
     with pytest.raises(ValueError, match="SpectralNormalization. improves an"):
         kind(network(layer))
+
+
+@KINDS
+def test_what_serves_is_no_model_of_keras(kind, tmp_path):
+    with pytest.raises(ValueError, match="served by its `adapt_and_predict`"):
+        kind(network()).export(tmp_path / "served")
+    assert not list(tmp_path.iterdir())
