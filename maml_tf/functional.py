@@ -1,5 +1,6 @@
 """Any built Keras model as a function of its parameters, one task at a time."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -45,6 +46,23 @@ def require_unconstrained(variables: Sequence) -> None:
                 f"{variable.path} has a constraint, which inner steps do not "
                 "keep. Remove it, or adapt others (`adapt`)."
             )
+
+
+class Reading(keras.StatelessScope):
+    """A scope of Keras that notes which variables are read in it.
+
+    Attributes:
+      read: the `id` of each.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.read = set()
+
+    def get_current_value(self, variable):
+        """Returns the value that a variable has in this scope, or `None`."""
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
 
 
 def one_task(model: keras.Model, variables: Sequence) -> ApplyFn:
@@ -107,10 +125,11 @@ def with_penalty(
             mapping += zip(generators, drawn, strict=True)
         with (
             exact.operations(),
-            keras.StatelessScope(mapping, collect_losses=True) as scope,
+            Reading(mapping, collect_losses=True) as scope,
         ):
             prediction = model(x, training=True)
             penalty = _sum(model.losses)
+        _warn_of_unread(model, variables, scope.read)
         free = unseeded if seed is None else known
         _require_no_memory(model, scope.state_mapping.keys() - free)
         return prediction, penalty
@@ -197,6 +216,18 @@ def states(seed, generators):
             dtype=tf.int32,
         )
     )
+
+
+def _warn_of_unread(model, variables, read):
+    """Warns of parameters whose values here a model did not ask for."""
+    paths = [v.path for v in variables if id(v) not in read]
+    if paths:
+        warnings.warn(
+            f"The model {model.name!r} does not read {', '.join(paths)}, or "
+            "not through Keras, as a `TFSMLayer` does not: no prediction "
+            "changes with it in an inner step. Freeze it, or adapt others.",
+            stacklevel=2,
+        )
 
 
 def _require_no_memory(model, lost):

@@ -166,3 +166,17 @@ def test_what_serves_is_no_model_of_keras(kind, tmp_path):
     with pytest.raises(ValueError, match="served by its `adapt_and_predict`"):
         kind(network()).export(tmp_path / "served")
     assert not list(tmp_path.iterdir())
+
+
+@KINDS
+def test_weights_that_no_prediction_depends_on_are_named(kind):
+    class Idle(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight((3,), name="kernel")
+
+        def call(self, x):
+            return tf.identity(x)
+
+    learner = kind(network(Idle(name="idle")), engine="looped")
+    with pytest.warns(UserWarning, match="does not read .*idle/kernel, or not"):
+        learner.adapt(np.zeros([4, 3]), np.zeros([4, 1]))
