@@ -169,14 +169,13 @@ def _require_as_many(copy, network):
 
 def _require_alike(copy, network, x, seed):
     """Refuses a copy that predicts something else from the same weights."""
-    expected = _prediction(network, x, seed)
-    with tf.GradientTape() as tape:
-        found = _prediction(copy, x, seed)
-    _require_apart(network, tape.watched_variables())
+    expected, _ = _prediction(network, x, seed)
+    found, read = _prediction(copy, x, seed)
+    _require_apart(network, read)
     if _agree(expected, found):
         return
     # What draws numbers that no seed rules cannot be compared.
-    if _agree(expected, _prediction(network, x, seed)):
+    if _agree(expected, _prediction(network, x, seed)[0]):
         raise ValueError(
             f"The model {network.name!r} cannot be copied: from the same "
             "weights its copy predicts something else. What a class of its "
@@ -187,9 +186,8 @@ def _require_alike(copy, network, x, seed):
 
 def _require_apart(network, read):
     """Refuses a copy that reads weights of the network's."""
-    read = {id(variable) for variable in read}
-    for weight in network.trainable_variables:
-        if id(weight.value) in read:
+    for weight in network.weights:
+        if id(weight) in read:
             raise ValueError(
                 f"The model {network.name!r} cannot be copied: its copy reads "
                 f"{weight.path} of the network itself. Where an operation, a "
@@ -200,9 +198,10 @@ def _require_apart(network, read):
 
 
 def _prediction(model, x, seed):
+    """Returns what a model predicts, and which variables it reads for it."""
     # A mapping of weights would stay in each `tf.function` that is traced.
-    with keras.StatelessScope(_seeded(model, seed)):
-        return tf.nest.flatten(model(x, training=False))
+    with functional.Reading(_seeded(model, seed)) as scope:
+        return tf.nest.flatten(model(x, training=False)), scope.read
 
 
 def _agree(one, other):

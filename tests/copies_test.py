@@ -470,10 +470,12 @@ def test_a_graph_keeps_a_call_of_its_own(make):
 
 # With no step at all the copy's weights are the network's.
 @pytest.mark.parametrize("steps", [0, 1])
-def test_a_copy_that_reads_the_networks_weights_is_refused(steps):
-    x, encoder = keras.Input([3]), layers.Dense(2, "tanh")
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_copy_that_reads_the_networks_weights_is_refused(steps, trainable):
+    x, encoder = keras.Input([3]), layers.Dense(2, "tanh", trainable=trainable)
     hidden = encoder(x)
-    network = keras.Model(x, ops.einsum("nd,vd->nv", hidden, encoder.kernel))
+    decoded = ops.einsum("nd,vd->nv", hidden, encoder.kernel)
+    network = keras.Model(x, layers.Dense(3)(decoded))
     learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
     with pytest.raises(ValueError, match="reads .*/kernel of the network"):
         learner.adapt(tf.ones([4, 3]), tf.ones([4, 3]), steps=steps)
