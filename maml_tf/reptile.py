@@ -53,7 +53,7 @@ class Reptile(Learner):
       inner_steps: U ≥ 1.
       inner_batch: b, the size of mini-batches; default the support set.
       inner_loss: of a mini-batch, see `MAML`. The default is the sum of
-        cross-entropies.
+        cross-entropies, of logits.
       test_inner_steps: U outside training; default `inner_steps`.
       test_inner_batch: b outside training; default `inner_batch`.
       replacement: whether each mini-batch is a sample of its own, see
