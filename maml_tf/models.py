@@ -11,6 +11,8 @@ from keras import layers
 
 from maml_tf.norms import BatchStatisticsNorm, ExampleNorm, NormalizedConv2D
 
+NORMS = ("batch_norm", "layer_norm", "None")
+
 
 @contextlib.contextmanager
 def dtype_policy(name: str):
@@ -233,6 +235,8 @@ def _norms(name, gradient):
 
     Pooling comes with it, before the ReLU: the two commute.
     """
+    if name not in NORMS:
+        raise ValueError(f"norm: expected one of {NORMS}, got {name!r}.")
 
     def make(max_pool=False):
         if name == "batch_norm":

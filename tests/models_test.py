@@ -75,13 +75,20 @@ def test_biases_and_betas_start_at_0_and_gammas_at_1(model):
 
 def test_config_names_the_same_choices():
     for kind, field, known in (
+        (config.Config, "norm", models.NORMS),
         (config.Config, "norm_gradient", norms.NORM_GRADIENTS),
         (settings.Supervised, "engine", engines.ENGINES),
     ):
         assert get_args(get_type_hints(kind)[field]) == known
 
 
-@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm", "None"])
+@pytest.mark.parametrize("norm", ["batchnorm", None])
+def test_a_norm_that_is_none_is_refused(norm):
+    with pytest.raises(ValueError, match=f"norm: expected .* got {norm!r}"):
+        models.omniglot_conv(5, norm=norm)
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
 def test_saved_model_is_the_same(norm, tmp_path):
     model = models.omniglot_conv(5, 4, norm, max_pool=True)
     x = np.random.default_rng(0).normal(size=(3, 28, 28, 1))
