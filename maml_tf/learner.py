@@ -12,9 +12,6 @@ from maml_tf.replicas import Replicated
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
-FIXED = ("adapted", "engine", "inner_optimizer", "network")
-"""Arguments, and what is made of one, that stay what they are."""
-
 
 class Learner(Replicated):
     """A model that Keras saves by the arguments that it was made with.
@@ -24,6 +21,15 @@ class Learner(Replicated):
     """
 
     block = 1
+    fixed: tuple[str, ...] = (
+        "adapt",
+        "adapted",
+        "engine",
+        "inner_optimizer",
+        "network",
+        "task_metrics",
+    )
+    """Arguments, and what is made of one, that stay what they are."""
 
     evaluate = compiled.naming_labels(Replicated.evaluate)
     predict = compiled.naming_labels(Replicated.predict)
@@ -35,7 +41,7 @@ class Learner(Replicated):
         """Sets an attribute; what was traced with another argument goes."""
         is_new = getattr(self, name, None) is not value
         is_built = getattr(self, "built", False)
-        if is_built and is_new and name in FIXED:
+        if is_built and is_new and name in self.fixed:
             raise AttributeError(
                 f"{name}: cannot be another one than the learner was made "
                 "with. Make a new learner."

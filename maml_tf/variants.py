@@ -7,6 +7,8 @@ from maml_tf.checks import at_least
 from maml_tf.maml import MAML
 from maml_tf.saving import register
 
+_FIXED = *MAML.fixed, "inner_lr"  # the rates that are learned start there
+
 
 @register
 class ANIL(MAML):
@@ -43,6 +45,8 @@ class MetaSGD(MAML):
       **options: those of `MAML`.
     """
 
+    fixed = _FIXED
+
     def __init__(self, network, inner_loss, *, inner_lr, **options):
         super().__init__(network, inner_loss, inner_lr=inner_lr, **options)
         self.rates = _rates(self, [v.shape for v in self.adapted])
@@ -77,6 +81,8 @@ class MAMLPlusPlus(MAML):
         paper's 15 epochs of 500.
       **options: those of `MAML`.
     """
+
+    fixed = _FIXED
 
     def __init__(
         self,
