@@ -361,11 +361,16 @@ def test_tensors(row, make, here):
     check_error(lambda: learner(data), [fragment], here)
 
 
-def test_tasks_of_several_sizes_in_training(here):
-    learner = maml()()
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [(maml(), (RAGGED, LABELS, QUERY)), (reptile(), RAGGED)],
+    ids=["MAML", "Reptile"],
+)
+def test_tasks_of_several_sizes_in_training(make, inputs, here):
+    learner = make()
     learner.compile("sgd")
     check_error(
-        lambda: learner.fit((RAGGED, LABELS, QUERY), LABELS, verbose=0),
+        lambda: learner.fit(inputs, LABELS, verbose=0),
         ["found a ragged tensor"],
         here,
     )
