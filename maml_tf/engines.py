@@ -65,7 +65,7 @@ class Plan(NamedTuple):
         return "\n".join(
             [title]
             + [
-                f"  {name:{width}}  {kind:22}  {reasons or 'stacked'}"
+                f"  {name:{width}}  {kind:22}  {reasons or 'can be stacked'}"
                 for name, kind, reasons in self.layers
             ]
         )

@@ -59,11 +59,11 @@ def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
     """Returns a model's layers, and for each why it cannot run stacked.
 
     They are in the order of their calls, a shared layer once. Of a model that
-    is no graph of layers it is all layers, without reasons.
+    is no graph of layers it is all layers, none of which can.
     """
     graph = _graph(model)
     if graph is None:
-        return [(layer, []) for layer in model.layers]
+        return [(layer, unsupported(model)) for layer in model.layers]
     found: dict[keras.Layer, list[str]] = {}
     for call in _calls(graph):
         reasons = found.setdefault(call[0], [])

@@ -163,6 +163,11 @@ def test_what_cannot_be_stacked_is_named(model, reason):
         stacked.many_tasks(model, model.trainable_variables)
 
 
+def test_no_layer_of_a_subclassed_model_is_said_to_be_stacked():
+    ((_, reasons),) = stacked.layers(built(Subclassed()))
+    assert "neither sequential nor functional" in reasons[0]
+
+
 def test_supported_model_has_no_reasons():
     assert stacked.unsupported(models.omniglot_conv(5, max_pool=True)) == []
 
