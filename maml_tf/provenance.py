@@ -19,6 +19,8 @@ def commit() -> str | None:
     """
     status = "status", "--porcelain", "--untracked-files=no", "--"
     try:
+        # Of an installed package a repository around it would say nothing.
+        _git("ls-files", "--error-unmatch", ".")
         revision = _git("rev-parse", "--short=12", "HEAD")
         changed = _git(*status, *ALL_BUT_RESULTS)
     except (OSError, subprocess.CalledProcessError):
@@ -46,10 +48,6 @@ def _gpus():
 
 def _git(*arguments):
     folder = pathlib.Path(__file__).resolve().parent
-    # Of an installed package a repository around it would say nothing.
-    tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "."]
-    for command in (tracked, ["git", "-C", str(folder), *arguments]):
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True
-        )
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip()
