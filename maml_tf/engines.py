@@ -194,9 +194,7 @@ def task_bytes(
 
 def tasks_at_once(choice: Choice, tasks: int) -> int:
     """Returns how many of B tasks are in memory at a time."""
-    if choice.group in (None, tasks):
-        return tasks
-    return min(tasks, choice.group * cores.side_by_side())
+    return min(tasks, (choice.group or tasks) * cores.side_by_side())
 
 
 def _require_known(tasks):

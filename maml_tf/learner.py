@@ -214,10 +214,7 @@ def _updates(optimizer):
 
     Its own count is of steps, of which each may take several.
     """
-    optimizer = replicas.innermost(optimizer)
-    if optimizer.gradient_accumulation_steps:
-        return optimizer._iterations
-    return optimizer.iterations
+    return replicas.innermost(optimizer)._iterations
 
 
 def arguments_of(learner: Learner) -> dict:

@@ -153,8 +153,6 @@ class MAML(Learner):
             )
         for loss in (inner_loss, *(task_metrics or {}).values()):
             losses.per_task(loss, 1)  # Raises for what is none.
-        _require_statistics(norm_statistics, network)
-        self.norm_statistics = norm_statistics
         self.network = network
         self.inner_loss = inner_loss
         self.inner_lr = inner_lr
@@ -169,6 +167,8 @@ class MAML(Learner):
         self.seed = seed
         self.engine = engine
         self._engine = engines.choose(engine, network)
+        _require_statistics(norm_statistics, network)
+        self.norm_statistics = norm_statistics
         self._bytes: dict[tuple, float | None] = {}
         self.adapted = select(network, adapt)
         self.task_metrics = dict(task_metrics or {})
@@ -372,15 +372,11 @@ class MAML(Learner):
 
     def _alone(self, inputs, seeds, training) -> Predictions:
         """Returns predictions for a single task."""
-        inputs, seed = _map(lambda part: part[0], (inputs, seeds))
-        found = self._one_task(inputs, seed, training)
-        return _map(lambda p: shapes.predicted(lambda x: x[None], p), found)
-
-    def _one_task(self, inputs, seed, training) -> Predictions:
-        """Returns predictions for inputs without a task axis, without one."""
         apply_fn = functional.with_penalty(self.network, self.adapted)
+        inputs, seed = _map(lambda part: part[0], (inputs, seeds))
         theta = [tf.convert_to_tensor(value) for value in self._theta()]
-        return self._predict(apply_fn, 0, theta, inputs, seed, training)
+        found = self._predict(apply_fn, 0, theta, inputs, seed, training)
+        return _map(lambda p: shapes.predicted(lambda x: x[None], p), found)
 
     def _predict(self, apply_fn, task_axes, theta, inputs, seed, training):
         """Adapts θ to the support set, predicts the query along the way."""
@@ -602,7 +598,6 @@ def _require_statistics(way, network):
             f"norm_statistics: expected one of {tuple(NORM_STATISTICS)}, got "
             f"{way!r}."
         )
-    functional.require_usable(network)
     for layer in network._flatten_layers() if way == "support" else ():
         if isinstance(layer, keras.layers.BatchNormalization):
             raise ValueError(

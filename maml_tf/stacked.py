@@ -96,10 +96,7 @@ def many_tasks(model: keras.Model, variables: Sequence) -> ApplyFn:
     def apply_fn(parameters, x, seed=None):
         if seed is None:
             _require_no_random_layers(model)
-        values = {
-            id(variable): value
-            for variable, value in zip(variables, parameters, strict=True)
-        }
+        values = dict(zip(map(id, variables), parameters, strict=True))
         weight = _Weights(values, seed)
         with exact.operations():
             return _run(_graph(model), weight, x)
