@@ -73,7 +73,7 @@ def adapt(
 
     Args:
       apply_fn: maps (parameters, inputs) to predictions; with `seed`, it also
-        takes one by that name. Where a graph is traced it is called for the
+        takes one by that name. In a graph of second order it is called for the
         first step, and once for all others.
       loss_fn: maps (targets, predictions) to a loss for each task.
       theta: the parameters to adapt.

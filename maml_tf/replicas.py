@@ -96,7 +96,7 @@ def _requirement(model, trains):
     strategy = model.distribute_strategy
     several = on_several_hosts(strategy) and strategy.num_replicas_in_sync > 1
     if trains and several:
-        return _everywhere(strategy, model.run_eagerly)
+        return _requirement_of_hosts(strategy, model.run_eagerly)
     return lambda sizes: _require_parts(sizes, trains)
 
 
@@ -110,7 +110,7 @@ def _require_parts(sizes, trains):
         raise ValueError(_UNEVEN.format(parts))
 
 
-def _everywhere(strategy, run_eagerly):
+def _requirement_of_hosts(strategy, run_eagerly):
     """Returns `_require_parts` of a training by replicas on several hosts.
 
     No host sees the data of another. So all add up the n tasks of replicas, and
