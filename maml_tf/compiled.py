@@ -90,11 +90,15 @@ def _require_weights(found, values):
 
 def require_of_tasks(weight) -> None:
     """Raises `ValueError` for weights that are not `[B]`."""
-    if weight is not None and len(weight.shape) != 1:
-        raise ValueError(
-            "sample_weight: expected one for each task, found the shape "
-            f"{list(weight.shape)}."
-        )
+    if tf.nest.is_nested(weight):
+        found = "some for each output"
+    elif weight is None or len(weight.shape) == 1:
+        return
+    else:
+        found = f"the shape {list(weight.shape)}"
+    raise ValueError(
+        f"sample_weight: expected one for each task, found {found}."
+    )
 
 
 def require_weighable(metrics, weight) -> None:

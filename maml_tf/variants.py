@@ -77,8 +77,8 @@ class MAMLPlusPlus(MAML):
       inner_loss: see `MAML`.
       inner_lr: where all rates start.
       inner_steps: U ≥ 1.
-      multi_step_iterations: meta-updates until the last step alone counts. The
-        paper's 15 epochs of 500.
+      multi_step_iterations: meta-updates until the last step alone counts, at
+        least one. The paper's 15 epochs of 500.
       **options: those of `MAML`.
     """
 
@@ -101,7 +101,11 @@ class MAMLPlusPlus(MAML):
             inner_steps=inner_steps,
             **options,
         )
-        at_least(1, inner_steps=inner_steps)
+        at_least(
+            1,
+            inner_steps=inner_steps,
+            multi_step_iterations=multi_step_iterations,
+        )
         self.multi_step_iterations = multi_step_iterations
         self.rates = _rates(self, [[inner_steps]] * len(self.adapted))
 

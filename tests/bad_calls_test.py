@@ -222,6 +222,10 @@ ARGUMENTS = {
         maml(kind=MAMLPlusPlus, inner_steps=0),
         "inner_steps: expected at least 1",
     ),
+    "MAML++ that ends before it begins": (
+        maml(kind=MAMLPlusPlus, inner_steps=1, multi_step_iterations=-1),
+        "multi_step_iterations: expected at least 1, got -1",
+    ),
     "Reptile without a model": (reptile(None), "got a NoneType"),
     "Reptile's engine": (reptile(engine="fast"), "engine: expected one of"),
     "Reptile with a frozen model": (
@@ -506,6 +510,17 @@ def test_weights_of_another_shape(kind, loss, shape, here):
     check_error(
         lambda: learner.train_on_batch(*data, sample_weight=np.ones(shape)),
         ["sample_weight: expected", f"found the shape {shape}"],
+        here,
+    )
+
+
+def test_weights_of_outputs_where_tasks_have_them(here):
+    learner = maml(kind=JointTraining)()
+    learner.compile("sgd", [SPARSE])
+    data, weights = ((QUERY, LABELS, QUERY), LABELS), [np.ones([2, 4])]
+    check_error(
+        lambda: learner.train_on_batch(*data, sample_weight=weights),
+        ["one for each task, found some for each output"],
         here,
     )
 

@@ -168,11 +168,6 @@ def test_it_learns_by_fit(kind):
     )
 
 
-def test_maml_plus_plus_needs_a_step():
-    with pytest.raises(ValueError, match="inner_steps: expected at least 1"):
-        made(MAMLPlusPlus, inner_steps=0)
-
-
 def test_more_steps_than_rates_go_on_with_the_last_rate():
     learner = made(MAMLPlusPlus, inner_steps=2)
     learner.inner_steps = 4
