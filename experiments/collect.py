@@ -156,17 +156,18 @@ def deviations(name: str, record: dict, part: str = "") -> list[str]:
     """
     rows = published.by_name()[name]
     line = [rows[0].flagfile, *_method(rows[0].flagfile, part)]
-    trained = settings(*line)
+    trained = tested = settings(*line)
     if hasattr(trained, "test_set"):  # Others test what they have trained.
         tests = [r.test_flags for r in rows if int(r.shots) == record["shots"]]
-        line += [*published.TEST, *" ".join(tests[:1]).split()]
+        more = *published.TEST, *" ".join(tests[:1]).split()
+        tested = settings(*line, *more)
     changes = record.get("changes") or []
     imported = record.get("selected") == "imported"
     return [
         *[f"the checkpoint is imported: {record.get('checkpoint')}"] * imported,
         *_phases(record["settings"], trained, part),
         *_changed(record["settings"], trained),
-        *_changed(record.get("test_settings"), settings(*line)),
+        *_changed(record.get("test_settings"), tested),
         *(c for c in changes if c.split(":")[0].strip("-") not in FREE),
     ]
 
