@@ -193,7 +193,10 @@ ARGUMENTS = {
     "a frozen model": (lambda: maml(frozen())(), "selects no trainable"),
     "no loss": (maml(network(), None), "a function, got None"),
     "a loss there is none of": (maml(network(), "hinge2"), "hinge2"),
+    "a name of no selection": (maml(adapt="tail"), "got 'tail'"),
+    "nothing selected": (maml(adapt=[]), "selects no trainable variable"),
     "a number selected": (maml(adapt=3), "adapt: expected one of"),
+    "names in a list": (maml(adapt=["head"]), "head is not a trainable"),
     "nothing that is selected": (
         maml(adapt=lambda variable: False),
         "selects no trainable variable of 'mine'",

@@ -59,7 +59,10 @@ TABLES = {
     "only a header": (table([]), ["validation", "not found"]),
     "another header": (
         table(ROWS, ["image", "class"]),
-        ["val.csv", "found image, class"],
+        [
+            "val.csv: expected the columns filename and label",
+            "found image, class",
+        ],
     ),
     "a header in capitals": (
         table(ROWS, ["Filename", "Label"]),
@@ -179,10 +182,7 @@ def rows_with(rows):
 
 MADE, PICKLE = "made", "mini-imagenet-cache-val.pkl"
 PICKLES = {
-    "a function that makes a folder": (
-        Runs(os.mkdir, MADE),
-        f"data/{PICKLE} cannot be read: it asks for posix.mkdir",
-    ),
+    "a function that makes a folder": (Runs(os.mkdir, MADE), "posix.mkdir"),
     "a shell": (Runs(os.system, f"touch {MADE}"), "posix.system"),
     "code": (Runs(eval, f"open('{MADE}', 'w')"), "builtins.eval"),
     "code in the images": (
@@ -202,11 +202,16 @@ PICKLES = {
     "a file": (Runs(builtins.open, MADE, "w"), "it asks for"),
     "nothing": (None, "NoneType"),
     "a list": ([content_of()], "<class 'list'>"),
+    "a list of numbers": ([1, 2], "found <class 'list'>"),
     "other keys": ({"x": 1}, "found ['x']"),
     "one key": ({"image_data": np.zeros(3)}, "found ['image_data']"),
     "images of floats": (
         content_of(image_data=np.zeros([48, 84, 84, 3])),
         "found float64 of shape (48, 84, 84, 3)",
+    ),
+    "images in a row": (
+        content_of(image_data=np.zeros(3)),
+        "found float64 of shape (3,)",
     ),
     "images of another size": (
         content_of(image_data=np.zeros([48, 32, 32, 3], np.uint8)),
@@ -230,16 +235,6 @@ PICKLES = {
         content_of(class_dict=rows_with([-1, 1, 2])),
         "rows 0 … 47",
     ),
-    "a row twice": (content_of(class_dict=rows_with([0, 0, 1])), "3 images"),
-    "a row of two classes": (
-        content_of(class_dict=rows_with([0, 1, 3])),
-        "listed more than once",
-    ),
-    "a class that is a number": (
-        content_of(class_dict={3: [0, 1, 2]}),
-        "1 unexpected classes: 3",
-    ),
-    "too few labels": (split_content(labels=[0] * 3), "15 missing classes"),
     "too many labels": (
         split_content(labels=[*split_content()["labels"], 15]),
         "rows 0 … 47",
@@ -250,11 +245,33 @@ PICKLES = {
     ),
     "labels that are a number": (split_content(labels=3), "cannot be read"),
 }
+"""What cannot be read as images and their classes."""
+COUNTS = {
+    "a row twice": (content_of(class_dict=rows_with([0, 0, 1])), "3 images"),
+    "a row of two classes": (
+        content_of(class_dict=rows_with([0, 1, 3])),
+        "listed more than once",
+    ),
+    "a class that is a number": (
+        content_of(class_dict={3: [0, 1, 2]}),
+        "1 unexpected classes: 3",
+    ),
+    "too few labels": (split_content(labels=[0] * 3), "15 missing classes"),
+}
+"""What can, but is not the part of mini-ImageNet."""
 
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickles_of_mini_imagenet(name, home):
     value, fragment = PICKLES[name]
+    forms.write(home / "data", {PICKLE: pickle.dumps(value)})
+    fragments = [f"data/{PICKLE} cannot be read: ", fragment]
+    check_error(lambda: load_mini(home), fragments, home, cache.DataError)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_pickles_of_other_classes_or_images(name, home):
+    value, fragment = COUNTS[name]
     forms.write(home / "data", {PICKLE: pickle.dumps(value)})
     check_error(lambda: load_mini(home), [fragment], home, cache.DataError)
 

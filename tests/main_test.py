@@ -96,6 +96,12 @@ def test_refuses_tasks_that_need_more_than_omniglot_has(
     assert named in message
 
 
+def test_refuses_an_iteration_without_a_checkpoint(capsys, tmp_path):
+    line = "--test_iter=7", "--train=False"
+    message = refused(capsys, tmp_path / "logs", *line)
+    assert "--test_iter=7: expected model7.npz in" in message
+
+
 def test_refuses_a_log_folder_that_cannot_be_written(capsys, tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"mine")
@@ -135,17 +141,16 @@ def single_array(path):
         np.save(file, np.zeros(3))
 
 
+@pytest.mark.parametrize("more", [["--train=False"], []], ids=["test", "train"])
 @pytest.mark.parametrize(
     "damage", [damaged, empty, flipped, foreign, single_array]
 )
-def test_does_not_train_on_a_damaged_checkpoint(
-    damage, capsys, tmp_path, trained
-):
+def test_refuses_a_damaged_checkpoint(damage, more, capsys, tmp_path, trained):
     shutil.copytree(trained, tmp_path / "logs")
     [path] = tmp_path.glob("logs/*/model100.npz")
     damage(path)
     capsys.readouterr()
-    assert run(*META, f"--logdir={tmp_path / 'logs'}") != 0
+    assert run(*META, f"--logdir={tmp_path / 'logs'}", *more) != 0
     assert str(path) in one_message(capsys)
 
 
