@@ -27,6 +27,7 @@ from maml_tf import (
 from maml_tf.command_line import FLOAT, INT, STRING
 from maml_tf.config import Config
 from maml_tf.run_folder import RunFolder
+from maml_tf.settings import Count, NotNegative
 
 LEARNING_RATE = 0.01
 BATCH = 100
@@ -47,17 +48,14 @@ class MultitaskConfig(Config):
     FREE = Config.FREE | {"inner_lr"}
     NOTED = Config.NOTED | {"models"}
 
-    models: int = 500
-    model_steps: int = 8000
-    pull_strength: float = 0.0
+    models: Count = 500
+    model_steps: Count = 8000
+    pull_strength: NotNegative = 0.0
     pull: Literal["origin", "mean"] = "origin"
 
     def __post_init__(self):
-        for field in ("models", "model_steps"):
-            self.check_at_least(field, 1)
         super().__post_init__()
         self.check_choice("datasource", ("sinusoid",))
-        self.check_not_negative("pull_strength")
 
     @property
     def phases(self) -> tuple[int, int]:

@@ -6,9 +6,20 @@ otherwise.
 
 import dataclasses
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from maml_tf.settings import Datasource, Supervised
+from maml_tf.settings import (
+    POSITIVE,
+    Count,
+    CountOrUnset,
+    Datasource,
+    Positive,
+    Several,
+    Supervised,
+    Whole,
+    at_least,
+    or_unset,
+)
 
 EVALUATION_TASKS = 600
 
@@ -48,44 +59,43 @@ class Config(Supervised):
     NOTED = frozenset({"meta_iterations", "meta_lr"})
 
     datasource: Datasource = "sinusoid"
-    ways: int = 5
+    ways: Several = 5
     baseline: Literal[None, "oracle"] = None
-    pretrain_iterations: int = 0
-    meta_iterations: int = 15000
-    meta_batch_size: int = 25
-    meta_lr: float = 1e-3
-    shots: int = 5
-    inner_lr: float = 1e-3
-    inner_steps: int = 1
+    pretrain_iterations: Whole = 0
+    meta_iterations: Whole = 15000
+    meta_batch_size: Count = 25
+    meta_lr: Positive = 1e-3
+    shots: Count = 5
+    inner_lr: Positive = 1e-3
+    inner_steps: Count = 1
     norm: Literal["batch_norm", "layer_norm", "None"] = "batch_norm"
-    num_filters: int = 64
+    num_filters: Count = 64
     conv: bool = True
     max_pool: bool = False
     first_order: bool = False
     adapt: Literal["fast_weights", "all", "head"] = "fast_weights"
     logdir: str = "/tmp/data"
     train: bool = True
-    test_iter: int = -1
+    test_iter: Annotated[int, at_least(-1)] = -1
     test_set: bool = False
-    train_shots: int = -1
-    train_inner_lr: float = -1.0
-    num_queries: int = -1
-    seed: int = 0
+    train_shots: CountOrUnset = -1
+    train_inner_lr: Annotated[float, or_unset(POSITIVE)] = -1.0
+    num_queries: CountOrUnset = -1
+    seed: Whole = 0
     norm_gradient: Literal["exact", "legacy"] = "exact"
-    tasks_per_step: int = -1
+    tasks_per_step: CountOrUnset = -1
     remat: bool = False
     jit_compile: Literal["auto", "true", "false"] = "auto"
     select: Literal["latest", "validation"] = "latest"
-    test_tasks: int = EVALUATION_TASKS
+    test_tasks: Count = EVALUATION_TASKS
     test_rotations: bool = True
     norm_statistics: Literal["queries", "support_and_query", "support"] = (
         "queries"
     )
-    label_permutations: int = 1
+    label_permutations: Count = 1
 
     def __post_init__(self):
         self.check_supervised()
-        self._check_numbers()
         self._check_combinations()
 
     @property
@@ -152,28 +162,6 @@ class Config(Supervised):
         if phase == "pretrain" and done <= self.phases[0]:
             return {**before, "pretrain_iterations": self.pretrain_iterations}
         return before
-
-    def _check_numbers(self):
-        for name in (
-            "meta_batch_size",
-            "shots",
-            "num_filters",
-            "test_tasks",
-            "label_permutations",
-        ):
-            self.check_at_least(name, 1)
-        self.check_at_least("ways", 2)
-        self.check_at_least("inner_steps", 1)
-        for name in ("pretrain_iterations", "meta_iterations"):
-            self.check_at_least(name, 0)
-        self.check_at_least("test_iter", -1)
-        for name in ("num_queries", "tasks_per_step", "train_shots"):
-            if getattr(self, name) != -1:
-                self.check_at_least(name, 1)
-        for name in ("meta_lr", "inner_lr"):
-            self.check_positive(name)
-        if self.train_inner_lr != -1:
-            self.check_positive("train_inner_lr")
 
     def _check_combinations(self):
         if self.is_oracle and self.is_classification:

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from maml_tf.settings import Datasource, Supervised
+from maml_tf.settings import (
+    Count,
+    Datasource,
+    NotNegative,
+    Positive,
+    Several,
+    Supervised,
+    Whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,50 +43,33 @@ class ReptileConfig(Supervised):
     NOTED = frozenset({"meta_iterations", "meta_step", "meta_step_final"})
 
     datasource: Datasource = "omniglot"
-    ways: int = 5
-    shots: int = 5
-    train_shots: int = 0
-    inner_batch: int = 5
-    inner_steps: int = 20
+    ways: Several = 5
+    shots: Count = 5
+    train_shots: Whole = 0
+    inner_batch: Count = 5
+    inner_steps: Count = 20
     replacement: bool = False
-    inner_lr: float = 1e-3
-    weight_decay: float = 1.0
+    inner_lr: Positive = 1e-3
+    weight_decay: Positive = 1.0
     sgd: bool = False
     reset_inner_optimizer: bool = False
     foml: bool = False
     tail_shots: int | None = None
-    meta_step: float = 0.1
-    meta_step_final: float = 0.1
-    meta_batch_size: int = 1
-    meta_iterations: int = 400_000
+    meta_step: Positive = 0.1
+    meta_step_final: NotNegative = 0.1
+    meta_batch_size: Count = 1
+    meta_iterations: Count = 400_000
     pretrained: bool = False
-    eval_batch: int = 5
-    eval_steps: int = 50
-    eval_tasks: int = 10_000
-    eval_interval: int = 10
+    eval_batch: Count = 5
+    eval_steps: Count = 50
+    eval_tasks: Count = 10_000
+    eval_interval: Count = 10
     transductive: bool = False
     folder: str = "model_checkpoint"
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         self.check_supervised()
-        for name in (
-            "shots",
-            "inner_batch",
-            "inner_steps",
-            "meta_batch_size",
-            "meta_iterations",
-            "eval_batch",
-            "eval_steps",
-            "eval_tasks",
-            "eval_interval",
-        ):
-            self.check_at_least(name, 1)
-        self.check_at_least("ways", 2)
-        self.check_at_least("train_shots", 0)
-        self.check_not_negative("meta_step_final")
-        for name in ("inner_lr", "meta_step", "weight_decay"):
-            self.check_positive(name)
         self._check_combinations()
 
     @property

@@ -6,8 +6,16 @@ Standard library only.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import (
+    Annotated,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 Datasource = Literal["sinusoid", "omniglot", "miniimagenet", "folder"]
 FOLDERS = {"folder", "logdir"}
@@ -17,6 +25,35 @@ SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
 class ConfigError(ValueError):
     """A setting that makes no sense; the message names its flag."""
+
+
+class Range(NamedTuple):
+    """The numbers that a field takes, in words and as a function."""
+
+    words: str
+    has: Callable[[float], bool]
+
+
+def at_least(least: int) -> Range:
+    """Returns the integers from `least` on."""
+    return Range(f"an integer of at least {least}", lambda n: n >= least)
+
+
+def or_unset(numbers: Range) -> Range:
+    """Returns a range and −1, which stands for none of it."""
+    return numbers._replace(has=lambda n: n == -1 or numbers.has(n))
+
+
+POSITIVE = Range("a positive number", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = Range("a number of at least 0", lambda x: 0 <= x < math.inf)
+
+# Types of fields, which `Settings.check_program` holds them against.
+Whole = Annotated[int, at_least(0)]
+Count = Annotated[int, at_least(1)]
+CountOrUnset = Annotated[int, or_unset(at_least(1))]
+Several = Annotated[int, at_least(2)]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +97,8 @@ class Settings:
     deterministic: bool = False
     on_save_error: Literal["stop", "continue"] = "stop"
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
-    logical_devices: int = -1
-    worker_timeout: float = 600.0
+    logical_devices: CountOrUnset = -1
+    worker_timeout: Positive = 600.0
 
     @classmethod
     def defaults(cls) -> dict:
@@ -123,20 +160,21 @@ class Settings:
         return notes
 
     def check_program(self) -> None:
-        """Refuses what no program takes, and choices that no field names."""
+        """Refuses what no program takes, and what is not of a field's type."""
         for field in FOLDERS & self.defaults().keys():
             if not getattr(self, field):
                 self.refuse(field, "the path of a folder")
-        for field, kind in get_type_hints(type(self)).items():
+        types = get_type_hints(type(self), include_extras=True)
+        for field, kind in types.items():
             if get_origin(kind) is Literal:
                 self.check_choice(field, get_args(kind))
-        self.check_at_least("seed", 0)
+            elif get_origin(kind) is Annotated:
+                _, numbers = get_args(kind)
+                if not numbers.has(getattr(self, field)):
+                    self.refuse(field, numbers.words)
         self.check_at_most("seed", LARGEST_SEED)
-        self.check_positive("worker_timeout")
-        if self.logical_devices != -1:
-            self.check_at_least("logical_devices", 1)
-            if self.strategy != "mirrored":
-                self.refuse("logical_devices", "-1 unless --strategy=mirrored")
+        if self.logical_devices != -1 and self.strategy != "mirrored":
+            self.refuse("logical_devices", "-1 unless --strategy=mirrored")
 
     def refuse(self, field: str, expected: str) -> None:
         """Raises `ConfigError` for the value of a field."""
@@ -151,27 +189,10 @@ class Settings:
             names = ", ".join(str(choice) for choice in choices)
             self.refuse(field, f"one of {names}")
 
-    def check_at_least(self, field: str, least: int) -> None:
-        """Refuses a value below `least`."""
-        if getattr(self, field) < least:
-            self.refuse(field, f"an integer of at least {least}")
-
     def check_at_most(self, field: str, most: int) -> None:
         """Refuses a value above `most`."""
         if getattr(self, field) > most:
             self.refuse(field, f"an integer of at most {most}")
-
-    def check_not_negative(self, field: str) -> None:
-        """Refuses a value that is no number from 0 on, or infinite."""
-        value = getattr(self, field)
-        if not (value >= 0 and math.isfinite(value)):
-            self.refuse(field, "a number of at least 0")
-
-    def check_positive(self, field: str) -> None:
-        """Refuses a value that is no positive number."""
-        value = getattr(self, field)
-        if not (value > 0 and math.isfinite(value)):
-            self.refuse(field, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +201,7 @@ class Supervised(Settings):
 
     data_dir: str = "data"
     cache_dir: str | None = None
-    image_size: int = 84
+    image_size: Annotated[int, at_least(SMALLEST_IMAGE)] = 84
     image_channels: Literal[1, 3] = 3
     import_checkpoint: str | None = None
     engine: Literal["auto", "stacked", "looped"] = "auto"
@@ -205,7 +226,6 @@ class Supervised(Settings):
     def check_supervised(self) -> None:
         """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
         self.check_program()
-        self.check_at_least("image_size", SMALLEST_IMAGE)
         for field, own in (("image_size", 84), ("image_channels", 3)):
             if self.datasource != "folder" and getattr(self, field) != own:
                 self.refuse(field, f"{own} unless --datasource=folder")

@@ -1,12 +1,25 @@
 """The settings of one reinforcement-learning run, and the originals' values."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from maml_tf.settings import Settings
+from maml_tf.settings import (
+    NOT_NEGATIVE,
+    Count,
+    NotNegative,
+    Positive,
+    Range,
+    Settings,
+    Several,
+    Whole,
+    or_unset,
+)
 
 ALGORITHMS = ("maml_trpo", "pretrain", "oracle", "random")
 ALL = "all"
+
+RateOrUnset = Annotated[float, or_unset(NOT_NEGATIVE)]
+Share = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 
 GOALS = {
     "nav2d": "two numbers in [-0.5, 0.5]",
@@ -123,39 +136,38 @@ class RLConfig(Settings):
 
     algo: str = "maml_trpo"
     env: str = "nav2d"
-    inner_lr: float = 0.5
-    meta_batch_size: int = 20
-    trajectories: int = 20
-    inner_steps: int = 1
-    horizon: int = 100
-    trust_region: float = 0.01
-    meta_iterations: int = 100
+    inner_lr: NotNegative = 0.5
+    meta_batch_size: Count = 20
+    trajectories: Count = 20
+    inner_steps: Count = 1
+    horizon: Several = 100
+    trust_region: Positive = 0.01
+    meta_iterations: Count = 100
     first_order: bool = False
     pretrain_with: Literal["adam", "trpo"] = "adam"
-    meta_lr: float = 1e-3
-    discount: float = 0.99
-    gae_lambda: float = 1.0
-    hidden_size: int = 100
+    meta_lr: Positive = 1e-3
+    discount: Share = 0.99
+    gae_lambda: Share = 1.0
+    hidden_size: Count = 100
     activation: Literal["relu", "tanh"] = "relu"
     reward: Literal["distance", "squared"] = "distance"
     done: Literal["box", "l2"] = "box"
     mode: Literal["paper", "gym"] = "paper"
     train: bool = True
-    test_updates: int = 4
-    test_inner_lr: float = -1.0
-    test_inner_lr_later: float = -1.0
-    test_goals: int = 40
-    test_trajectories: int = 40
-    test_transitions: int = 0
+    test_updates: Whole = 4
+    test_inner_lr: RateOrUnset = -1.0
+    test_inner_lr_later: RateOrUnset = -1.0
+    test_goals: Count = 40
+    test_trajectories: Count = 40
+    test_transitions: Whole = 0
     goal: str | None = None
-    seed: int = 1
+    seed: Whole = 1
     folder: str = "logs/rl"
 
     def __post_init__(self):
         self.check_choice("algo", (*ALGORITHMS, ALL))
         self.check_choice("env", GOALS)
         self.check_program()
-        self._check_numbers()
         self._check_goal()
         self._check_environment()
         apart = self.has_tasks and self.algo not in ("random", ALL)
@@ -201,30 +213,6 @@ class RLConfig(Settings):
         if self.goal is None:
             return None
         return [float(number) for number in self.goal.split(",")]
-
-    def _check_numbers(self):
-        for name in (
-            "meta_batch_size",
-            "trajectories",
-            "inner_steps",
-            "meta_iterations",
-            "hidden_size",
-            "test_goals",
-            "test_trajectories",
-        ):
-            self.check_at_least(name, 1)
-        self.check_at_least("horizon", 2)
-        for name in ("test_transitions", "test_updates"):
-            self.check_at_least(name, 0)
-        for name in ("trust_region", "meta_lr"):
-            self.check_positive(name)
-        self.check_not_negative("inner_lr")
-        for name in ("test_inner_lr", "test_inner_lr_later"):
-            if getattr(self, name) != -1:
-                self.check_not_negative(name)
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                self.refuse(name, "a number from 0 to 1")
 
     def _check_environment(self):
         """Refuses what only another environment heeds."""
