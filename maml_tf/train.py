@@ -326,53 +326,51 @@ def _faults(config):
 def _logging(run, learner, training, validation, phase, start):
     """Yields the callbacks that write tables, each a curve in TensorBoard."""
     config, scalars = run.config, run.scalars()
-    score = evaluation.scorer(learner, task_metrics(config))
-
-    def table(name, columns, prefix=""):
-        def show(iteration, values):
-            named = {f"{prefix}{k}": value for k, value in values.items()}
-            scalars.write(iteration, named)
-
-        return run.table(name, start, show, columns)
-
-    def thinned(images, points):
-        interval = images if config.is_classification else points
-        return callbacks.thinned(interval, sum(config.phases))
-
-    def at(sampler, interval=1):
-        return lambda i: _curve_row(
-            score(*sampler(tf.constant(i // interval, tf.int64)))
-        )
-
     names = [metric.name for metric in learner.metrics]
-    training_table = table("training.csv", names)
+    table = run.table("training.csv", start, scalars.write, names)
     yield callbacks.TrainingLog(
         start,
-        training_table,
+        table,
         _original_line(config, phase),
-        window=thinned(WINDOW, WINDOW),
-        print_interval=thinned(100, 1000),
+        window=_thinned(config, WINDOW, WINDOW),
+        print_interval=_thinned(config, 100, 1000),
     )
     if phase == "meta":
-        faults = _faults(config)
-        yield alarms.Alarm(start, training_table, ALARM_ROWS, faults)
-    interval = thinned(500, 1000)
+        yield alarms.Alarm(start, table, ALARM_ROWS, _faults(config))
+    yield from _curves(run, scalars, learner, training, validation, start)
+
+
+def _curves(run, scalars, learner, training, validation, start):
+    """Yields what scores meta-batches of training, and held-out ones."""
+    config, metrics = run.config, task_metrics(run.config)
+    score = evaluation.scorer(learner, metrics)
     steps = range(learner.test_inner_steps + 1)
-    names = [f"{name}_{u}" for name in task_metrics(config) for u in steps]
-    yield callbacks.Scores(
-        start,
-        table("training_curve.csv", names, "training_"),
-        at(training),
-        interval,
-    )
+    columns = [f"{name}_{u}" for name in metrics for u in steps]
+    interval = _thinned(config, 500, 1000)
+
+    def scores(name, prefix, sampler, every, line=None):
+        def show(iteration, row):
+            named = {f"{prefix}_{k}": value for k, value in row.items()}
+            scalars.write(iteration, named)
+
+        def row(i):
+            return _curve_row(
+                score(*sampler(tf.constant(i // every, tf.int64)))
+            )
+
+        table = run.table(name, start, show, columns)
+        return callbacks.Scores(start, table, row, interval, line)
+
+    yield scores("training_curve.csv", "training", training, 1)
     if validation is not None:
-        yield callbacks.Scores(
-            start,
-            table("validation.csv", names, "validation_"),
-            at(validation, interval),
-            interval,
-            _validation_line(config),
-        )
+        line = _validation_line(config)
+        yield scores("validation.csv", "validation", validation, interval, line)
+
+
+def _thinned(config, images, points):
+    """Returns an interval for images or for sinusoids, thinned if need be."""
+    interval = images if config.is_classification else points
+    return callbacks.thinned(interval, sum(config.phases))
 
 
 def _curve_row(scores):
