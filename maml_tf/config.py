@@ -96,7 +96,8 @@ class Config(Supervised):
 
     def __post_init__(self):
         self.check_supervised()
-        self._check_combinations()
+        self._check_tasks()
+        self._check_run()
 
     @property
     def is_oracle(self) -> bool:
@@ -163,15 +164,27 @@ class Config(Supervised):
             return {**before, "pretrain_iterations": self.pretrain_iterations}
         return before
 
-    def _check_combinations(self):
-        if self.is_oracle and self.is_classification:
-            self.refuse("baseline", "None unless --datasource=sinusoid")
+    def _check_tasks(self):
+        """Refuses what only other tasks, or another network, heed."""
+        where = f"with --datasource={self.datasource}"
         if self.datasource == "miniimagenet" and not self.max_pool:
-            self.refuse("max_pool", "True with --datasource=miniimagenet")
-        if self.datasource in ("miniimagenet", "folder") and not self.conv:
-            self.refuse("conv", f"True with --datasource={self.datasource}")
-        if self.num_queries != -1 and not self.is_classification:
-            self.refuse("num_queries", "-1 with --datasource=sinusoid")
+            self.refuse("max_pool", f"True {where}")
+        if self.datasource in ("miniimagenet", "folder"):
+            self.check_default("conv", where)
+        if self.is_classification:
+            self.check_default("baseline", "unless --datasource=sinusoid")
+        else:
+            self.check_default("num_queries", where)
+            self.check_default("select", where)
+        if self.datasource != "omniglot":
+            self.check_default("test_rotations", "unless --datasource=omniglot")
+        if self.norm != "batch_norm":
+            self.check_default("norm_statistics", "unless --norm=batch_norm")
+        most = self.ways if self.is_classification else 1
+        self.check_at_most("label_permutations", most)
+
+    def _check_run(self):
+        """Refuses choices of a training or a test that exclude each other."""
         for other, given in (
             ("--deterministic", self.deterministic),
             ("--strategy", self.strategy != "none"),
@@ -180,18 +193,18 @@ class Config(Supervised):
             if self.jit_compile == "true" and given:
                 self.refuse("jit_compile", f"auto or false with {other}")
         if self.select == "validation":
-            self._check_selection()
-        if self.import_checkpoint and self.test_iter != -1:
-            self.refuse("test_iter", "-1 with --import_checkpoint")
+            self.check_default("test_iter", "with --select=validation")
+            self.check_default("import_checkpoint", "with --select=validation")
+        if self.import_checkpoint:
+            self.check_default("test_iter", "with --import_checkpoint")
         if self.train:
             self._check_name("train_shots", "shots")
             self._check_name("train_inner_lr", "inner_lr")
-        self._check_protocol()
-        if self.train and sum(self.phases) == 0:
-            self.refuse(
-                "meta_iterations",
-                "at least 1 iteration here or in --pretrain_iterations",
-            )
+            if sum(self.phases) == 0:
+                self.refuse(
+                    "meta_iterations",
+                    "at least 1 iteration here or in --pretrain_iterations",
+                )
 
     def _check_name(self, of_training, own):
         """Refuses a folder that says what it was not trained with."""
@@ -201,18 +214,3 @@ class Config(Supervised):
                 of_training,
                 f"-1, or {value} as --{self.flag_name(own)} in training",
             )
-
-    def _check_selection(self):
-        for field, none in (("test_iter", -1), ("import_checkpoint", None)):
-            if getattr(self, field) != none:
-                self.refuse(field, f"{none} with --select=validation")
-        if not self.is_classification:
-            self.refuse("select", "latest with --datasource=sinusoid")
-
-    def _check_protocol(self):
-        most = self.ways if self.is_classification else 1
-        self.check_at_most("label_permutations", most)
-        if self.norm != "batch_norm" and self.norm_statistics != "queries":
-            self.refuse("norm_statistics", "queries unless --norm=batch_norm")
-        if self.datasource != "omniglot" and not self.test_rotations:
-            self.refuse("test_rotations", "True unless --datasource=omniglot")

@@ -173,8 +173,8 @@ class Settings:
                 if not numbers.has(getattr(self, field)):
                     self.refuse(field, numbers.words)
         self.check_at_most("seed", LARGEST_SEED)
-        if self.logical_devices != -1 and self.strategy != "mirrored":
-            self.refuse("logical_devices", "-1 unless --strategy=mirrored")
+        if self.strategy != "mirrored":
+            self.check_default("logical_devices", "unless --strategy=mirrored")
 
     def refuse(self, field: str, expected: str) -> None:
         """Raises `ConfigError` for the value of a field."""
@@ -188,6 +188,12 @@ class Settings:
         if getattr(self, field) not in choices:
             names = ", ".join(str(choice) for choice in choices)
             self.refuse(field, f"one of {names}")
+
+    def check_default(self, field: str, where: str) -> None:
+        """Refuses a value where nothing heeds another than the default."""
+        default = self.defaults()[field]
+        if getattr(self, field) != default:
+            self.refuse(field, f"{default} {where}")
 
     def check_at_most(self, field: str, most: int) -> None:
         """Refuses a value above `most`."""
@@ -226,8 +232,8 @@ class Supervised(Settings):
     def check_supervised(self) -> None:
         """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
         self.check_program()
-        for field, own in (("image_size", 84), ("image_channels", 3)):
-            if self.datasource != "folder" and getattr(self, field) != own:
-                self.refuse(field, f"{own} unless --datasource=folder")
+        if self.datasource != "folder":
+            self.check_default("image_size", "unless --datasource=folder")
+            self.check_default("image_channels", "unless --datasource=folder")
         if self.import_checkpoint == "":
             self.refuse("import_checkpoint", "the prefix of a checkpoint")

@@ -216,12 +216,11 @@ class RLConfig(Settings):
 
     def _check_environment(self):
         """Refuses what only another environment heeds."""
-        is_nav = self.env == "nav2d"
-        words = "unless --env is a robot's" if is_nav else "unless --env=nav2d"
-        for field in ("mode",) if is_nav else ("reward", "done"):
-            default = self.defaults()[field]
-            if getattr(self, field) != default:
-                self.refuse(field, f"{default} {words}")
+        if self.env == "nav2d":
+            self.check_default("mode", "unless --env is a robot's")
+        else:
+            self.check_default("reward", "unless --env=nav2d")
+            self.check_default("done", "unless --env=nav2d")
 
     def _check_goal(self):
         try:
