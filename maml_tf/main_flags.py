@@ -23,6 +23,12 @@ DATA = (
     (STRING, "cache_dir", "folder of packed data; default ~/.cache/maml_tf"),
     (INT, "image_size", "to which --datasource=folder resizes, in pixels"),
     (INT, "image_channels", "of --datasource=folder: 3, colour, or 1, grey"),
+    (
+        BOOL,
+        "check_data",
+        "say what is found in --data_dir, pack it into --cache_dir, and do no "
+        "more",
+    ),
 )
 """Flags of where images are from."""
 
@@ -71,13 +77,3 @@ RUN = (
     (BOOL, "explain", "say what the flags mean, and do nothing"),
 )
 """Flags of how a program runs."""
-
-CHECK_DATA = (
-    (
-        BOOL,
-        "check_data",
-        "say what is found in --data_dir, pack it into --cache_dir, and do no "
-        "more",
-    ),
-)
-"""The flag of a program that does nothing else."""

@@ -81,7 +81,6 @@ FLAGS = {
         *main_flags.DEVICES,
         *main_flags.PRECISION,
         *main_flags.RUN,
-        *main_flags.CHECK_DATA,
     ],
 }
 PROGRAM = command_line.Program(

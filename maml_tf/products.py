@@ -27,5 +27,5 @@ def each(a, b, transpose_a: bool = False):
 
 def _multiplications(a, b):
     """Returns those of one task, or 0 if a size is not known."""
-    _, *sides = sizes = [*a.shape, b.shape[-1]]
-    return 0 if None in sizes else math.prod(sides)
+    sizes = [*a.shape, b.shape[-1]]
+    return 0 if None in sizes else math.prod(sizes[1:])
