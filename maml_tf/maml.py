@@ -179,58 +179,6 @@ class MAML(Learner):
         }
         self.built = True
 
-    def engine_for(self, inputs) -> engines.Choice:
-        """Returns the engine for `(support_x, support_y, query_x)`."""
-        tasks, most = _sizes(inputs)[0][0], self.tasks_per_step
-        if self._engine is not None:
-            return engines.bounded(self._engine, tasks, most)
-        # Of several sizes Keras makes one graph, in which none is known.
-        known = [size for size in self._bytes.values() if size is not None]
-        needed = self.task_bytes(inputs) or max(known, default=None)
-        return engines.choose_by_size(tasks, needed, most)
-
-    def task_bytes(self, inputs) -> float | None:
-        """Returns about what a task of a meta-batch takes in training.
-
-        It is not known of a network that cannot be stacked. See
-        `engines.task_bytes`.
-
-        Args:
-          inputs: `(support_x, support_y, query_x)`.
-        """
-        sizes = _sizes(inputs)
-        if sizes not in self._bytes:
-            self._bytes[sizes] = self._estimate(inputs)
-        return self._bytes[sizes]
-
-    def _estimate(self, inputs):
-        if stacked.unsupported(self.network):
-            return None
-        support_x, _, query_x = inputs
-        return engines.task_bytes(
-            self.network,
-            self.adapted,
-            support_x,
-            query_x,
-            inner_steps=self.inner_steps,
-            keeps_one=self.first_order or self.remat,
-        )
-
-    def memory_estimate(self, inputs) -> float | None:
-        """Returns about how many bytes a training step on a meta-batch takes.
-
-        It is for what the tasks that are run at once compute. Parameters, the
-        optimizer, the data and the libraries come on top.
-
-        Args:
-          inputs: `(support_x, support_y, query_x)`.
-        """
-        needed = self.task_bytes(inputs)
-        tasks = _sizes(inputs)[0][0]
-        if needed is None or tasks is None:
-            return None
-        return needed * engines.tasks_at_once(self.engine_for(inputs), tasks)
-
     # tf.map_fn would let AutoGraph rewrite all that it calls, for a second.
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training=False):
@@ -267,17 +215,6 @@ class MAML(Learner):
         tf.while_loop(lambda i: i < updates, body, [0])
         return self.get_metrics_result()
 
-    def _symbolic_build(self, *args, **kwargs):
-        """Lets Keras, with a strategy, trace as many steps as training has.
-
-        What it builds depends on the shape of predictions alone.
-        """
-        self._is_building = True
-        try:
-            super()._symbolic_build(*args, **kwargs)
-        finally:
-            self._is_building = False
-
     def _update(self, data):
         """Makes one meta-update and returns the metrics."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -308,13 +245,6 @@ class MAML(Learner):
             return self._differentiate(data, predict, seeds)
         return self._by_groups(data, predict, seeds, group)
 
-    def _predictor(self, inputs):
-        """Returns what predicts a group of tasks, and how many, if not all."""
-        engine, _, group = self.engine_for(inputs)
-        predict = self._all_at_once if engine == "stacked" else self._alone
-        everything = group == tf.nest.flatten(inputs)[0].shape[0]
-        return predict, None if everything else group
-
     def _differentiate(self, data, predict, seeds):
         """Returns the `meta_gradient` of tasks that are predicted together."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -328,43 +258,8 @@ class MAML(Learner):
         )
         return (loss, [tf.convert_to_tensor(g) for g in gradients]), predictions
 
-    def _by_groups(self, data, predict, seeds, group):
-        """Returns what `_differentiate` returns, differentiating in a loop.
-
-        The gradient of each group of tasks is taken inside the loop's body, so
-        that memory holds one group's intermediate results.
-        """
-        groups = _in_groups((data, seeds), group)
-        count = shapes.leading(groups)
-
-        def body(i, sums, stored):
-            data, seeds = _map(lambda part: part[i], groups)
-            terms, predictions = self._differentiate(data, predict, seeds)
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-            compared = self.objective(x, y, predictions)
-            compiled.require_means(self.loss, *compared)
-            sums = _map(tf.add, sums, terms)
-            stored = _map(lambda s, p: s.write(i, p), stored, predictions)
-            return i + 1, sums, stored
-
-        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
-        stored = _map(
-            lambda spec: tf.TensorArray(
-                spec.dtype, count, element_shape=[group, *spec.shape]
-            ),
-            self._signature(data[0], training=True),
-        )
-        _, sums, stored = tf.while_loop(
-            lambda i, *_: i < count,
-            body,
-            (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
-            maximum_iterations=count,
-            parallel_iterations=cores.side_by_side(),
-        )
-        means = _map(lambda total: total / tf.cast(count, total.dtype), sums)
-        return means, _map(lambda s: shapes.merge(s.stack()), stored)
-
     def _all_at_once(self, inputs, seeds, training) -> Predictions:
+        """Returns predictions for tasks that are stacked."""
         apply_fn = stacked.with_penalty(self.network, self.adapted)
         tasks = shapes.leading(inputs)
         theta = [tie(value, tasks) for value in self._theta()]
@@ -431,41 +326,6 @@ class MAML(Learner):
         """Returns those of φ₀, …, φ_U whose query predictions are made."""
         return trajectory[-1:] if training else trajectory
 
-    def _theta(self):
-        """Returns the values of what adapts.
-
-        Raises:
-          ValueError: if the network has some of it no more, or frozen.
-        """
-        own = {id(v) for v in self.network.trainable_variables}
-        for variable in self.adapted:
-            if id(variable) not in own:
-                raise ValueError(
-                    f"The model {self.network.name!r}: {variable.path} was "
-                    "frozen or taken out after the learner was made, which "
-                    "adapts it. Make a new learner."
-                )
-        return [variable.value for variable in self.adapted]
-
-    def _steps(self, training):
-        as_trained = training or self._is_building
-        return self.inner_steps if as_trained else self.test_inner_steps
-
-    def _learned(self, x, y, steps):
-        seed = self._seeds(1, training=False)[0]
-        adaptation = adapt(
-            functional.with_penalty(self.network, self.adapted),
-            losses.with_penalty(self.inner_loss, 0),
-            self._theta(),
-            x,
-            y,
-            update=self.inner_update,
-            inner_steps=self.test_inner_steps if steps is None else steps,
-            first_order=True,
-            seed=seed,
-        )
-        return adaptation.phi[-1], seed
-
     def objective(self, x, y, predictions):
         """Returns the targets and predictions that meta-training compares."""
         del x
@@ -507,6 +367,166 @@ class MAML(Learner):
         for part in found._flat_weighted_metrics if found else ():
             yield from part.metrics if part else ()
 
+    def predict_step(self, data):
+        """Returns the query predictions after the last inner step."""
+        return super().predict_step(data).query[-1]
+
+    def _after(self, by_step):
+        """Returns the query's at φ_U, with U as in training."""
+        return by_step[: self.inner_steps + 1][-1]
+
+    def _learned(self, x, y, steps):
+        seed = self._seeds(1, training=False)[0]
+        adaptation = adapt(
+            functional.with_penalty(self.network, self.adapted),
+            losses.with_penalty(self.inner_loss, 0),
+            self._theta(),
+            x,
+            y,
+            update=self.inner_update,
+            inner_steps=self.test_inner_steps if steps is None else steps,
+            first_order=True,
+            seed=seed,
+        )
+        return adaptation.phi[-1], seed
+
+    def _theta(self):
+        """Returns the values of what adapts.
+
+        Raises:
+          ValueError: if the network has some of it no more, or frozen.
+        """
+        own = {id(v) for v in self.network.trainable_variables}
+        for variable in self.adapted:
+            if id(variable) not in own:
+                raise ValueError(
+                    f"The model {self.network.name!r}: {variable.path} was "
+                    "frozen or taken out after the learner was made, which "
+                    "adapts it. Make a new learner."
+                )
+        return [variable.value for variable in self.adapted]
+
+    def _steps(self, training):
+        as_trained = training or self._is_building
+        return self.inner_steps if as_trained else self.test_inner_steps
+
+    def _by_groups(self, data, predict, seeds, group):
+        """Returns what `_differentiate` returns, differentiating in a loop.
+
+        The gradient of each group of tasks is taken inside the loop's body, so
+        that memory holds one group's intermediate results.
+        """
+        groups = _in_groups((data, seeds), group)
+        count = shapes.leading(groups)
+
+        def body(i, sums, stored):
+            data, seeds = _map(lambda part: part[i], groups)
+            terms, predictions = self._differentiate(data, predict, seeds)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            compared = self.objective(x, y, predictions)
+            compiled.require_means(self.loss, *compared)
+            sums = _map(tf.add, sums, terms)
+            stored = _map(lambda s, p: s.write(i, p), stored, predictions)
+            return i + 1, sums, stored
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
+        stored = _map(
+            lambda spec: tf.TensorArray(
+                spec.dtype, count, element_shape=[group, *spec.shape]
+            ),
+            self._signature(data[0], training=True),
+        )
+        _, sums, stored = tf.while_loop(
+            lambda i, *_: i < count,
+            body,
+            (0, (tf.zeros((), keras.config.floatx()), zeros), stored),
+            maximum_iterations=count,
+            parallel_iterations=cores.side_by_side(),
+        )
+        means = _map(lambda total: total / tf.cast(count, total.dtype), sums)
+        return means, _map(lambda s: shapes.merge(s.stack()), stored)
+
+    def _signature(self, inputs, training):
+        support_x, _, query_x = inputs
+        steps = range(self._steps(training) + 1)
+        scored = len(self.scored(steps, training))
+        penalty = tf.TensorSpec([], keras.config.floatx())
+        return Predictions(
+            functional.output_spec(self.network, support_x),
+            (functional.output_spec(self.network, query_x),) * scored,
+            (penalty,) * (1 + scored),
+        )
+
+    def _predictor(self, inputs):
+        """Returns what predicts a group of tasks, and how many, if not all."""
+        engine, _, group = self.engine_for(inputs)
+        predict = self._all_at_once if engine == "stacked" else self._alone
+        everything = group == tf.nest.flatten(inputs)[0].shape[0]
+        return predict, None if everything else group
+
+    def engine_for(self, inputs) -> engines.Choice:
+        """Returns the engine for `(support_x, support_y, query_x)`."""
+        tasks, most = _sizes(inputs)[0][0], self.tasks_per_step
+        if self._engine is not None:
+            return engines.bounded(self._engine, tasks, most)
+        # Of several sizes Keras makes one graph, in which none is known.
+        known = [size for size in self._bytes.values() if size is not None]
+        needed = self.task_bytes(inputs) or max(known, default=None)
+        return engines.choose_by_size(tasks, needed, most)
+
+    def task_bytes(self, inputs) -> float | None:
+        """Returns about what a task of a meta-batch takes in training.
+
+        It is not known of a network that cannot be stacked. See
+        `engines.task_bytes`.
+
+        Args:
+          inputs: `(support_x, support_y, query_x)`.
+        """
+        sizes = _sizes(inputs)
+        if sizes not in self._bytes:
+            self._bytes[sizes] = self._estimate(inputs)
+        return self._bytes[sizes]
+
+    def _estimate(self, inputs):
+        if stacked.unsupported(self.network):
+            return None
+        support_x, _, query_x = inputs
+        return engines.task_bytes(
+            self.network,
+            self.adapted,
+            support_x,
+            query_x,
+            inner_steps=self.inner_steps,
+            keeps_one=self.first_order or self.remat,
+        )
+
+    def memory_estimate(self, inputs) -> float | None:
+        """Returns about how many bytes a training step on a meta-batch takes.
+
+        It is for what the tasks that are run at once compute. Parameters, the
+        optimizer, the data and the libraries come on top.
+
+        Args:
+          inputs: `(support_x, support_y, query_x)`.
+        """
+        needed = self.task_bytes(inputs)
+        tasks = _sizes(inputs)[0][0]
+        if needed is None or tasks is None:
+            return None
+        return needed * engines.tasks_at_once(self.engine_for(inputs), tasks)
+
+    def _symbolic_build(self, *args, **kwargs):
+        """Lets Keras, with a strategy, trace as many steps as training has.
+
+        What it builds depends on the shape of predictions alone.
+        """
+        self._is_building = True
+        try:
+            super()._symbolic_build(*args, **kwargs)
+        finally:
+            self._is_building = False
+
     def diagnose(self, x, y):
         """Yields what a training step computes, in order, with names."""
         (loss, gradients), predictions = self.meta_gradient((x, y))
@@ -520,25 +540,6 @@ class MAML(Learner):
         pairs = zip(self.trainable_variables, gradients, strict=True)
         for variable, gradient in pairs:
             yield f"meta-gradient of {variable.path}", gradient
-
-    def predict_step(self, data):
-        """Returns the query predictions after the last inner step."""
-        return super().predict_step(data).query[-1]
-
-    def _after(self, by_step):
-        """Returns the query's at φ_U, with U as in training."""
-        return by_step[: self.inner_steps + 1][-1]
-
-    def _signature(self, inputs, training):
-        support_x, _, query_x = inputs
-        steps = range(self._steps(training) + 1)
-        scored = len(self.scored(steps, training))
-        penalty = tf.TensorSpec([], keras.config.floatx())
-        return Predictions(
-            functional.output_spec(self.network, support_x),
-            (functional.output_spec(self.network, query_x),) * scored,
-            (penalty,) * (1 + scored),
-        )
 
 
 @register
