@@ -161,33 +161,6 @@ class Reptile(Learner):
         self._loss_tracker.update_state(loss, sample_weight=leading(x))
         return self.step_results(trains=True)
 
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """Returns the compiled loss of queries, or without one the inner."""
-        task_data.require_targets(x, y)
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-    def get_metrics_result(self):
-        """Returns the loss, after an evaluation with the compiled metrics."""
-        if all(getattr(metric, "built", True) for metric in self.metrics):
-            return super().get_metrics_result()
-        return {"loss": self._loss_tracker.result()}
-
-    def step_results(self, trains):
-        """Returns the loss, and what an evaluation measured besides."""
-        if trains:
-            return {"loss": self._loss_tracker.result()}
-        return self.get_metrics_result()
-
-    def _symbolic_build(self, iterator=None, data_batch=None):
-        """Makes the optimizer's variables, and metrics if there are queries."""
-        x, *_ = keras.utils.unpack_x_y_sample_weight(data_batch)
-        if _has_queries(self.network, x):
-            super()._symbolic_build(iterator, data_batch)
-        elif not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-
     def changes(self, x, y, batches):
         """Returns the mean change of θ over tasks, and what else it gives.
 
@@ -208,36 +181,6 @@ class Reptile(Learner):
         steps = sum(group.shape[1] for group in batches)
         count = tf.cast(tasks * steps, total.dtype)
         return change / tf.cast(tasks, change.dtype), state, total / count
-
-    def diagnose(self, x, y):
-        """Yields what a training step computes, in order, with names."""
-        yield "inputs", x
-        change, _, loss = self.changes(x, y, self.draw(y))
-        yield "inner loss", loss
-        changes = descent.unravel(change, self._shapes)
-        for variable, part in zip(
-            self.trainable_variables, changes, strict=True
-        ):
-            yield f"change of {variable.path}", part
-
-    def draw(self, y):
-        """Draws groups of mini-batches for a training step, `[B, U, b]` each.
-
-        Args:
-          y: targets `[B, S, …]`.
-        """
-        return [
-            self._draw(self._seed(True), y, self.inner_steps, self.inner_batch)
-        ]
-
-    def draw_test(self, y, seed, steps: int | None = None):
-        """Draws the mini-batches of an evaluation, `[B, U, b]`."""
-        steps = self.test_inner_steps if steps is None else steps
-        return self._draw(seed, y, steps, self.test_inner_batch)
-
-    def change(self, start, ends):
-        """Returns how a task changes its parameters, of those it passed."""
-        return ends[-1] - start
 
     def _together(self, x, y, batches):
         start = self._stacked_start(leading(x))
@@ -277,6 +220,10 @@ class Reptile(Learner):
         )
         return sums
 
+    def change(self, start, ends):
+        """Returns how a task changes its parameters, of those it passed."""
+        return ends[-1] - start
+
     def _descend(self, start, x, y, batches, seed):
         """Descends one group of mini-batches after another.
 
@@ -307,13 +254,33 @@ class Reptile(Learner):
         engine = stacked if is_stack else functional
         return engine.with_penalty(self.network, self.adapted)
 
-    def _learned(self, x, y, steps):
-        seed = self._seed(False)
-        one = _map(lambda part: part[None], y)
-        (batches,) = self.draw_test(one, seed, steps)
-        start = self._theta(), self._initial()
-        ends, *_ = self._descend(start, x, y, [batches], seed)
-        return descent.unravel(ends[-1], self._shapes), seed
+    def draw(self, y):
+        """Draws groups of mini-batches for a training step, `[B, U, b]` each.
+
+        Args:
+          y: targets `[B, S, …]`.
+        """
+        return [
+            self._draw(self._seed(True), y, self.inner_steps, self.inner_batch)
+        ]
+
+    def draw_test(self, y, seed, steps: int | None = None):
+        """Draws the mini-batches of an evaluation, `[B, U, b]`."""
+        steps = self.test_inner_steps if steps is None else steps
+        return self._draw(seed, y, steps, self.test_inner_batch)
+
+    def _draw(self, seed, y, steps, batch):
+        """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
+        examples = leading(y, 1)
+        batches = descent.draw_batches(
+            seed,
+            leading(y) * replicas.count(),
+            examples,
+            batch or examples,
+            steps,
+            replacement=self.replacement,
+        )
+        return replicas.own(batches)
 
     # tf.map_fn would let AutoGraph rewrite all that it calls, for a second.
     @tf.autograph.experimental.do_not_convert
@@ -352,6 +319,14 @@ class Reptile(Learner):
         dtypes = _map(lambda part: part.dtype, spec), keras.config.floatx()
         axis = len(batches.shape) - 2
         return predict(apply_fn, phi, x, query_x, axis, dtypes)[0]
+
+    def _learned(self, x, y, steps):
+        seed = self._seed(False)
+        one = _map(lambda part: part[None], y)
+        (batches,) = self.draw_test(one, seed, steps)
+        start = self._theta(), self._initial()
+        ends, *_ = self._descend(start, x, y, [batches], seed)
+        return descent.unravel(ends[-1], self._shapes), seed
 
     def _theta(self):
         values = [v.value for v in self.adapted]
@@ -394,18 +369,43 @@ class Reptile(Learner):
         variable.assign(value)
         return variable
 
-    def _draw(self, seed, y, steps, batch):
-        """Returns mini-batches for tasks with targets y: `[B, U, b]`."""
-        examples = leading(y, 1)
-        batches = descent.draw_batches(
-            seed,
-            leading(y) * replicas.count(),
-            examples,
-            batch or examples,
-            steps,
-            replacement=self.replacement,
-        )
-        return replicas.own(batches)
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the compiled loss of queries, or without one the inner."""
+        task_data.require_targets(x, y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def get_metrics_result(self):
+        """Returns the loss, after an evaluation with the compiled metrics."""
+        if all(getattr(metric, "built", True) for metric in self.metrics):
+            return super().get_metrics_result()
+        return {"loss": self._loss_tracker.result()}
+
+    def step_results(self, trains):
+        """Returns the loss, and what an evaluation measured besides."""
+        if trains:
+            return {"loss": self._loss_tracker.result()}
+        return self.get_metrics_result()
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Makes the optimizer's variables, and metrics if there are queries."""
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data_batch)
+        if _has_queries(self.network, x):
+            super()._symbolic_build(iterator, data_batch)
+        elif not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def diagnose(self, x, y):
+        """Yields what a training step computes, in order, with names."""
+        yield "inputs", x
+        change, _, loss = self.changes(x, y, self.draw(y))
+        yield "inner loss", loss
+        changes = descent.unravel(change, self._shapes)
+        for variable, part in zip(
+            self.trainable_variables, changes, strict=True
+        ):
+            yield f"change of {variable.path}", part
 
 
 @register
