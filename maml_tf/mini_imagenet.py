@@ -28,7 +28,7 @@ from maml_tf.class_folders import (
     in_class_folders,
     is_image,
 )
-from maml_tf.packing import Classes, Format, Found, Packed, examples, packed
+from maml_tf.packing import Classes, Format, Found, Packed, first_five, packed
 
 IMAGES = 600  # in each class
 SIZE = 84
@@ -185,7 +185,7 @@ def _check_complete(found, root, part, expected):
             f"{root}: expected the {part} part of mini-ImageNet, "
             f"{len(lists[0])} classes of {expected} images, found "
             f"{found.form} with {sum(counts.values())} images in {len(counts)} "
-            "classes. Copy or download it again." + examples(complaints)
+            "classes. Copy or download it again." + first_five(complaints)
         )
 
 

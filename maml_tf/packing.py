@@ -94,7 +94,7 @@ def packed(
     return Packed(form, resized, data)
 
 
-def examples(lines) -> str:
+def first_five(lines) -> str:
     """Returns the first five of some lines, each on a line of its own."""
     return "".join(f"\n  {line}" for line in list(lines)[:5])
 
@@ -160,7 +160,7 @@ def _pack(found: Found, image_format: Format, name: str):
     if unusable:
         raise DataError(
             f"{len(unusable)} of {len(places)} images cannot be read. Copy or "
-            f"download them again. The first:{examples(unusable)}"
+            f"download them again. The first:{first_five(unusable)}"
         )
     names, files = list(found.classes), list(map(list, found.classes.values()))
     return images, (found.form, resized, names, files)
@@ -171,7 +171,7 @@ def _refuse_empty(found):
     if found.empty:
         raise DataError(
             f"{len(found.empty)} of {total} images are empty files, 0 bytes. "
-            "Copy or download them again. The first:" + examples(found.empty)
+            "Copy or download them again. The first:" + first_five(found.empty)
         )
 
 
@@ -184,6 +184,6 @@ def _places(classes):
         twice = [key for key, count in counts.items() if count > 1]
         raise DataError(
             f"{len(keys) - len(places)} images are listed more than once. The "
-            f"first:{examples(twice)}"
+            f"first:{first_five(twice)}"
         )
     return places
