@@ -301,7 +301,7 @@ def _reptile(chosen, results, path):
 def _methods(chosen, env, path):
     curves = {
         algo: curve(found)
-        for algo in pictures.LABELS
+        for algo in pictures.METHODS
         if (found := _of(chosen, f"rl_{env}", algo=algo))
     }
     if curves:

@@ -53,8 +53,7 @@ def load(prefix: str | os.PathLike[str], *, max_pool: bool = False) -> Legacy:
         program.
     """
     tensors = _read(prefix)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    builder, arguments = _known(prefix, shapes, max_pool)
+    builder, arguments = _known(prefix, tensors, max_pool)
     network = builder(**arguments)
     _assign(prefix, tensors, dict(_weights(network)))
     words = ", ".join(f"{name} {value}" for name, value in arguments.items())
@@ -72,11 +71,10 @@ def settings(prefix: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       CheckpointError: see `load`.
     """
-    shapes = {name: tensor.shape for name, tensor in _read(prefix).items()}
-    builder, arguments = _known(prefix, shapes, max_pool=False)
-    told = dict(_SETTINGS[builder.__name__])
+    builder, arguments = _known(prefix, _read(prefix), max_pool=False)
+    _, told = _NETWORKS[builder.__name__]
     if arguments.get("inputs") == 3:
-        told["baseline"] = "oracle"
+        told = {**told, "baseline": "oracle"}
     names = {"ways": "ways", "filters": "num_filters", "norm": "norm"}
     return told | {names[a]: v for a, v in arguments.items() if a in names}
 
@@ -163,13 +161,13 @@ def _folder_beside(prefix):
 
 def _weights(network) -> Iterator[tuple[str, keras.Variable]]:
     """Yields the original's name of each weight, and the weight."""
-    kernels = -1
-    names = _NAMES.get(network.name)
-    if names is None:
+    if network.name not in _NETWORKS:
         raise CheckpointError(
             f"The network {network.name!r} has no counterpart in the originals."
-            f" Expected one of {', '.join(_NAMES)}."
+            f" Expected one of {', '.join(_NETWORKS)}."
         )
+    names, _ = _NETWORKS[network.name]
+    kernels = -1
     for variable in network.trainable_variables:
         kernels += variable.name == "kernel"
         last = variable is network.layers[-1].kernel
@@ -201,24 +199,18 @@ def _reptile(kind, block, last):
     return f"{scope}{_suffix(block)}/{kind}"
 
 
-_NAMES = {
-    "sinusoid_mlp": _maml_dense,
-    "omniglot_mlp": _maml_dense,
-    "omniglot_conv": _maml_conv,
-    "mini_imagenet_conv": _maml_conv,
-    "reptile_omniglot_conv": _reptile,
-    "reptile_mini_imagenet_conv": _reptile,
+_MINI_IMAGENET = {"datasource": "miniimagenet"}
+_OMNIGLOT = {"datasource": "omniglot"}
+_NETWORKS = {
+    "sinusoid_mlp": (_maml_dense, {"datasource": "sinusoid"}),
+    "omniglot_mlp": (_maml_dense, {**_OMNIGLOT, "conv": False}),
+    "omniglot_conv": (_maml_conv, _OMNIGLOT),
+    "mini_imagenet_conv": (_maml_conv, {**_MINI_IMAGENET, "max_pool": True}),
+    "reptile_omniglot_conv": (_reptile, _OMNIGLOT),
+    "reptile_mini_imagenet_conv": (_reptile, _MINI_IMAGENET),
 }
-
-
-_SETTINGS = {
-    "sinusoid_mlp": {"datasource": "sinusoid"},
-    "omniglot_mlp": {"datasource": "omniglot", "conv": False},
-    "omniglot_conv": {"datasource": "omniglot"},
-    "mini_imagenet_conv": {"datasource": "miniimagenet", "max_pool": True},
-    "reptile_omniglot_conv": {"datasource": "omniglot"},
-    "reptile_mini_imagenet_conv": {"datasource": "miniimagenet"},
-}
+"""How the originals name a network's weights, and the settings that it tells.
+"""
 
 
 def _suffix(index):
@@ -226,8 +218,9 @@ def _suffix(index):
     return f"_{index}" if index else ""
 
 
-def _known(prefix, shapes, max_pool):
+def _known(prefix, tensors, max_pool):
     """Returns what `_architecture` does; refuses axes that are missing."""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         return _architecture(prefix, shapes, max_pool)
     except (IndexError, ValueError) as error:

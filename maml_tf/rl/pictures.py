@@ -7,18 +7,13 @@ from matplotlib import animation
 
 from maml_tf.plots import plt, save
 
-LABELS = {
-    "maml_trpo": "MAML",
-    "pretrain": "pretrained",
-    "random": "random",
-    "oracle": "oracle",
+METHODS = {
+    "maml_trpo": ("MAML", "tab:green"),
+    "pretrain": ("pretrained", "tab:blue"),
+    "random": ("random", "tab:gray"),
+    "oracle": ("oracle", "tab:red"),
 }
-COLORS = {
-    "maml_trpo": "tab:green",
-    "pretrain": "tab:blue",
-    "random": "tab:gray",
-    "oracle": "tab:red",
-}
+"""Their names and colours in a picture."""
 STAGES = ("tab:gray", "tab:orange", "tab:green")
 SHOWN = 5
 """Trajectories of a task in a picture."""
@@ -77,11 +72,11 @@ def _method(axes, algo, mean, updates, error=None):
     mean = mean[:updates]
     steps = np.arange(len(mean))
     style = "--" if algo == "oracle" else "-o"
-    axes.plot(steps, mean, style, color=COLORS[algo], label=LABELS[algo], ms=4)
+    label, color = METHODS[algo]
+    axes.plot(steps, mean, style, color=color, label=label, ms=4)
     if error is not None:
-        axes.fill_between(
-            steps, mean - error, mean + error, color=COLORS[algo], alpha=0.2
-        )
+        band = mean - error, mean + error
+        axes.fill_between(steps, *band, color=color, alpha=0.2)
 
 
 def plot_paths(goals: np.ndarray, rounds: Sequence, path: str) -> None:
