@@ -120,15 +120,8 @@ def mini_imagenet_conv(
 
     Source: Finn et al. 2017, section 5.2.
     """
-    return keras.Sequential(
-        [
-            keras.Input(image_shape),
-            *_conv_blocks(filters, norm, norm_gradient, max_pool),
-            layers.Flatten(),
-            layers.Dense(ways),
-        ],
-        name="mini_imagenet_conv",
-    )
+    blocks = _conv_blocks(filters, norm, norm_gradient, max_pool)
+    return _flattened(image_shape, blocks, ways, "mini_imagenet_conv")
 
 
 def reptile_omniglot_conv(ways: int) -> keras.Model:
@@ -139,15 +132,8 @@ def reptile_omniglot_conv(ways: int) -> keras.Model:
     Source: Nichol et al. 2018, section 6.1; `models.py` of
     supervised-reptile.
     """
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            *_reptile_blocks(64, strides=2),
-            layers.Flatten(),
-            layers.Dense(ways),
-        ],
-        name="reptile_omniglot_conv",
-    )
+    blocks = _reptile_blocks(64, strides=2)
+    return _flattened((28, 28, 1), blocks, ways, "reptile_omniglot_conv")
 
 
 def reptile_mini_imagenet_conv(
@@ -160,15 +146,8 @@ def reptile_mini_imagenet_conv(
 
     Source: as `reptile_omniglot_conv`.
     """
-    return keras.Sequential(
-        [
-            keras.Input(image_shape),
-            *_reptile_blocks(32, max_pool=True),
-            layers.Flatten(),
-            layers.Dense(ways),
-        ],
-        name="reptile_mini_imagenet_conv",
-    )
+    blocks = _reptile_blocks(32, max_pool=True)
+    return _flattened(image_shape, blocks, ways, "reptile_mini_imagenet_conv")
 
 
 def reptile_sinusoid_mlp() -> keras.Model:
@@ -198,6 +177,19 @@ def _mlp(input_shape, hidden, outputs, norms, name):
     for units in hidden:
         stack += [dense(units), *norms(), layers.ReLU()]
     return keras.Sequential([*stack, dense(outputs)], name=name)
+
+
+def _flattened(image_shape, blocks, ways, name):
+    """Returns blocks, made one after another, flattened, and a dense layer."""
+    return keras.Sequential(
+        [
+            keras.Input(image_shape),
+            *blocks,
+            layers.Flatten(),
+            layers.Dense(ways),
+        ],
+        name=name,
+    )
 
 
 def _conv_blocks(filters, norm, gradient, max_pool):
