@@ -194,29 +194,30 @@ def table(found: Comparison) -> str:
 
 
 def _require_alike(a, b):
-    fields = ["datasource", "ways", "shots", "image_size", "image_channels"]
+    _require_same(a, b, ["datasource", "shots", "image_size", "image_channels"])
+    if a.config.is_classification:
+        _require_same(a, b, ["ways"])
     if a.config.datasource == "folder":
-        fields.append("data_dir")
+        _require_same(a, b, ["data_dir"], " --{}=… is for both.")
     if not (a.is_reptile or b.is_reptile):
-        fields += PROTOCOL
+        _require_same(a, b, PROTOCOL, " --{}=… is for both.")
+    elif a.config.datasource != "omniglot":
+        raise ConfigError(
+            "--compare: expected --datasource=omniglot with a run of "
+            f"reptile-tf, found {a.config.datasource!r}: elsewhere the "
+            "programs do not prepare the data alike."
+        )
+
+
+def _require_same(a, b, fields, advice=""):
+    """Refuses two runs of which a setting differs, with advice on it."""
     for field in fields:
-        mine, other = getattr(a.config, field), getattr(b.config, field)
-        if field == "ways" and not a.config.is_classification:
-            continue
+        mine, other = (getattr(run.config, field) for run in (a, b))
         if mine != other:
             raise ConfigError(
                 f"--compare: expected runs with the same {field}, found "
                 f"{mine!r} in {a.checkpoint.path.parent} and {other!r} in "
-                f"{b.checkpoint.path.parent}."
-                + f" --{field}=… is for both."
-                * (field in (*PROTOCOL, "data_dir"))
-            )
-    if a.is_reptile or b.is_reptile:
-        if a.config.datasource != "omniglot":
-            raise ConfigError(
-                "--compare: expected --datasource=omniglot with a run of "
-                f"reptile-tf, found {a.config.datasource!r}: elsewhere the "
-                "programs do not prepare the data alike."
+                f"{b.checkpoint.path.parent}.{advice.format(field)}"
             )
 
 
