@@ -48,14 +48,11 @@ class MultitaskConfig(Config):
     FREE = Config.FREE | {"inner_lr"}
     NOTED = Config.NOTED | {"models"}
 
+    datasource: Literal["sinusoid"] = "sinusoid"
     models: Count = 500
     model_steps: Count = 8000
     pull_strength: NotNegative = 0.0
     pull: Literal["origin", "mean"] = "origin"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_choice("datasource", ("sinusoid",))
 
     @property
     def phases(self) -> tuple[int, int]:

@@ -13,11 +13,14 @@ from maml_tf.settings import (
     Count,
     CountOrUnset,
     Datasource,
+    Folder,
     Positive,
+    Seed,
     Several,
     Supervised,
     Whole,
     at_least,
+    at_most,
     or_unset,
 )
 
@@ -74,14 +77,14 @@ class Config(Supervised):
     max_pool: bool = False
     first_order: bool = False
     adapt: Literal["fast_weights", "all", "head"] = "fast_weights"
-    logdir: str = "/tmp/data"
+    logdir: Folder = "/tmp/data"
     train: bool = True
     test_iter: Annotated[int, at_least(-1)] = -1
     test_set: bool = False
     train_shots: CountOrUnset = -1
     train_inner_lr: Annotated[float, or_unset(POSITIVE)] = -1.0
     num_queries: CountOrUnset = -1
-    seed: Whole = 0
+    seed: Seed = 0
     norm_gradient: Literal["exact", "legacy"] = "exact"
     tasks_per_step: CountOrUnset = -1
     remat: bool = False
@@ -181,7 +184,7 @@ class Config(Supervised):
         if self.norm != "batch_norm":
             self.check_default("norm_statistics", "unless --norm=batch_norm")
         most = self.ways if self.is_classification else 1
-        self.check_at_most("label_permutations", most)
+        self.check("label_permutations", at_most(most))
 
     def _check_run(self):
         """Refuses choices of a training or a test that exclude each other."""

@@ -5,8 +5,10 @@ import dataclasses
 from maml_tf.settings import (
     Count,
     Datasource,
+    Folder,
     NotNegative,
     Positive,
+    Seed,
     Several,
     Supervised,
     Whole,
@@ -65,8 +67,8 @@ class ReptileConfig(Supervised):
     eval_tasks: Count = 10_000
     eval_interval: Count = 10
     transductive: bool = False
-    folder: str = "model_checkpoint"
-    seed: Whole = 0
+    folder: Folder = "model_checkpoint"
+    seed: Seed = 0
 
     def __post_init__(self):
         self.check_supervised()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import (
     Annotated,
+    Any,
     ClassVar,
     Literal,
     NamedTuple,
@@ -18,8 +19,6 @@ from typing import (
 )
 
 Datasource = Literal["sinusoid", "omniglot", "miniimagenet", "folder"]
-FOLDERS = {"folder", "logdir"}
-LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 SMALLEST_IMAGE = 16  # four halvings leave a pixel
 
 
@@ -27,31 +26,45 @@ class ConfigError(ValueError):
     """A setting that makes no sense; the message names its flag."""
 
 
-class Range(NamedTuple):
-    """The numbers that a field takes, in words and as a function."""
+class Values(NamedTuple):
+    """What a field may have, in words and as a function."""
 
     words: str
-    has: Callable[[float], bool]
+    has: Callable[[Any], bool]
 
 
-def at_least(least: int) -> Range:
+def at_least(least: int) -> Values:
     """Returns the integers from `least` on."""
-    return Range(f"an integer of at least {least}", lambda n: n >= least)
+    return Values(f"an integer of at least {least}", lambda n: n >= least)
 
 
-def or_unset(numbers: Range) -> Range:
-    """Returns a range and −1, which stands for none of it."""
-    return numbers._replace(has=lambda n: n == -1 or numbers.has(n))
+def at_most(most: int) -> Values:
+    """Returns the integers up to `most`."""
+    return Values(f"an integer of at most {most}", lambda n: n <= most)
 
 
-POSITIVE = Range("a positive number", lambda x: 0 < x < math.inf)
-NOT_NEGATIVE = Range("a number of at least 0", lambda x: 0 <= x < math.inf)
+def one_of(*choices) -> Values:
+    """Returns the choices."""
+    words = ", ".join(map(str, choices))
+    return Values(f"one of {words}", lambda value: value in choices)
+
+
+def or_unset(values: Values) -> Values:
+    """Returns values and −1, which stands for none of them."""
+    return values._replace(has=lambda n: n == -1 or values.has(n))
+
+
+POSITIVE = Values("a positive number", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = Values("a number of at least 0", lambda x: 0 <= x < math.inf)
+PREFIX = Values("the prefix of a checkpoint", lambda path: path != "")
 
 # Types of fields, which `Settings.check_program` holds them against.
+Folder = Annotated[str, Values("the path of a folder", bool)]
 Whole = Annotated[int, at_least(0)]
 Count = Annotated[int, at_least(1)]
 CountOrUnset = Annotated[int, or_unset(at_least(1))]
 Several = Annotated[int, at_least(2)]
+Seed = Annotated[int, at_least(0), at_most(2**32 - 1)]  # NumPy's largest
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 
@@ -160,19 +173,13 @@ class Settings:
         return notes
 
     def check_program(self) -> None:
-        """Refuses what no program takes, and what is not of a field's type."""
-        for field in FOLDERS & self.defaults().keys():
-            if not getattr(self, field):
-                self.refuse(field, "the path of a folder")
+        """Refuses what is not of a field's type, and what no program takes."""
         types = get_type_hints(type(self), include_extras=True)
         for field, kind in types.items():
             if get_origin(kind) is Literal:
-                self.check_choice(field, get_args(kind))
-            elif get_origin(kind) is Annotated:
-                _, numbers = get_args(kind)
-                if not numbers.has(getattr(self, field)):
-                    self.refuse(field, numbers.words)
-        self.check_at_most("seed", LARGEST_SEED)
+                self.check(field, one_of(*get_args(kind)))
+            for values in getattr(kind, "__metadata__", ()):
+                self.check(field, values)
         if self.strategy != "mirrored":
             self.check_default("logical_devices", "unless --strategy=mirrored")
 
@@ -183,22 +190,16 @@ class Settings:
             f"--{self.flag_name(field)}: expected {expected}, got {found!r}."
         )
 
-    def check_choice(self, field: str, choices) -> None:
-        """Refuses a value that is none of the choices."""
-        if getattr(self, field) not in choices:
-            names = ", ".join(str(choice) for choice in choices)
-            self.refuse(field, f"one of {names}")
+    def check(self, field: str, values: Values) -> None:
+        """Refuses a value that is none of those."""
+        if not values.has(getattr(self, field)):
+            self.refuse(field, values.words)
 
     def check_default(self, field: str, where: str) -> None:
         """Refuses a value where nothing heeds another than the default."""
         default = self.defaults()[field]
         if getattr(self, field) != default:
             self.refuse(field, f"{default} {where}")
-
-    def check_at_most(self, field: str, most: int) -> None:
-        """Refuses a value above `most`."""
-        if getattr(self, field) > most:
-            self.refuse(field, f"an integer of at most {most}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ class Supervised(Settings):
     cache_dir: str | None = None
     image_size: Annotated[int, at_least(SMALLEST_IMAGE)] = 84
     image_channels: Literal[1, 3] = 3
-    import_checkpoint: str | None = None
+    import_checkpoint: Annotated[str | None, PREFIX] = None
     engine: Literal["auto", "stacked", "looped"] = "auto"
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
 
@@ -235,5 +236,3 @@ class Supervised(Settings):
         if self.datasource != "folder":
             self.check_default("image_size", "unless --datasource=folder")
             self.check_default("image_channels", "unless --datasource=folder")
-        if self.import_checkpoint == "":
-            self.refuse("import_checkpoint", "the prefix of a checkpoint")

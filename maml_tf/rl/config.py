@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 from maml_tf.settings import (
     NOT_NEGATIVE,
     Count,
+    Folder,
     NotNegative,
     Positive,
-    Range,
+    Seed,
     Settings,
     Several,
+    Values,
     Whole,
+    one_of,
     or_unset,
 )
 
@@ -19,7 +22,7 @@ ALGORITHMS = ("maml_trpo", "pretrain", "oracle", "random")
 ALL = "all"
 
 RateOrUnset = Annotated[float, or_unset(NOT_NEGATIVE)]
-Share = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+Share = Annotated[float, Values("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 
 GOALS = {
     "nav2d": "two numbers in [-0.5, 0.5]",
@@ -134,8 +137,8 @@ class RLConfig(Settings):
     }
     NOTED = frozenset({"meta_iterations", "meta_lr", "trust_region"})
 
-    algo: str = "maml_trpo"
-    env: str = "nav2d"
+    algo: Annotated[str, one_of(*ALGORITHMS, ALL)] = "maml_trpo"
+    env: Annotated[str, one_of(*GOALS)] = "nav2d"
     inner_lr: NotNegative = 0.5
     meta_batch_size: Count = 20
     trajectories: Count = 20
@@ -161,12 +164,10 @@ class RLConfig(Settings):
     test_trajectories: Count = 40
     test_transitions: Whole = 0
     goal: str | None = None
-    seed: Whole = 1
-    folder: str = "logs/rl"
+    seed: Seed = 1
+    folder: Folder = "logs/rl"
 
     def __post_init__(self):
-        self.check_choice("algo", (*ALGORITHMS, ALL))
-        self.check_choice("env", GOALS)
         self.check_program()
         self._check_goal()
         self._check_environment()
