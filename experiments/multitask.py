@@ -24,7 +24,6 @@ from maml_tf import (
     tasks,
     train,
 )
-from maml_tf.command_line import FLOAT, INT, STRING
 from maml_tf.config import Config
 from maml_tf.run_folder import RunFolder
 from maml_tf.settings import Count, NotNegative
@@ -67,17 +66,13 @@ class MultitaskConfig(Config):
 
 FLAGS = {
     **main.FLAGS,
-    "Networks that are averaged": [
-        (INT, "models", "networks, each of a task of its own"),
-        (INT, "model_steps", "Adam's steps for each network"),
-        (FLOAT, "pull_strength", "λ of the penalty on weights"),
-        (
-            STRING,
-            "pull",
-            "what the penalty measures distance from: origin, or mean, that "
-            "of the networks so far",
-        ),
-    ],
+    "Networks that are averaged": {
+        "models": "networks, each of a task of its own",
+        "model_steps": "Adam's steps for each network",
+        "pull_strength": "λ of the penalty on weights",
+        "pull": "what the penalty measures distance from: origin, or mean, "
+        "that of the networks so far",
+    },
 }
 PROGRAM = command_line.Program("maml-tf", __doc__, MultitaskConfig, FLAGS)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import tensorflow as tf
 from absl import flags
@@ -17,17 +17,26 @@ from absl import flags
 from maml_tf import files
 from maml_tf.settings import ConfigError, Settings
 
-Groups = Mapping[str, Sequence[tuple[Callable, str, str]]]
-"""By title: kind, name and meaning of each flag, which settings' fields have
-the defaults of."""
+Groups = Mapping[str, Mapping[str, str]]
+"""By title: names of flags, and what they mean."""
+ACTIONS = {
+    "check_data": (bool, False),
+    "compare": (bool, False),
+    "explain": (bool, False),
+    "export_checkpoint": (str, None),
+}
+"""Flags that are no settings, but say what to do: types and defaults."""
+KINDS = {
+    bool: flags.DEFINE_bool,
+    float: flags.DEFINE_float,
+    int: flags.DEFINE_integer,
+    str: flags.DEFINE_string,
+}
 IS_FLAG = re.compile("--?[A-Za-z]")
 """How a flag begins; a negative number does not."""
 TRUTHS = {"true", "t", "1", "false", "f", "0"}
 """Values of a flag that is true or false, in small letters."""
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "-?"}
-
-BOOL, INT = flags.DEFINE_bool, flags.DEFINE_integer
-FLOAT, STRING = flags.DEFINE_float, flags.DEFINE_string
 
 PATHS = ("logdir", "folder", "import_checkpoint")
 """Fields that are paths, but for those of data."""
@@ -41,7 +50,7 @@ class Program:
       name: of the command.
       title: the first lines of its help.
       kind: of its settings.
-      groups: its flags.
+      groups: its flags, of the types and defaults of the settings' fields.
       joint: what joins the words of a flag in its help; - and _ are understood.
     """
 
@@ -105,20 +114,23 @@ class Program:
         return values, rest
 
     def _defined(self):
-        """Returns the flags with their defaults; what is no setting is off."""
-        values, own = flags.FlagValues(), self.kind.defaults()
-        defaults = {self.kind.flag_name(f): own[f] for f in own}
-        for define, name, meaning in itertools.chain(*self.groups.values()):
-            off = None if define is STRING else False
-            define(name, defaults.get(name, off), meaning, flag_values=values)
+        """Returns the flags with their defaults."""
+        values, types = flags.FlagValues(), get_type_hints(self.kind)
+        known: dict[str, tuple[type, Any]] = dict(ACTIONS)
+        for field, default in self.kind.defaults().items():
+            known[self.kind.flag_name(field)] = _only(types[field]), default
+        for group in self.groups.values():
+            for name, meaning in group.items():
+                kind, default = known[name]
+                KINDS[kind](name, default, meaning, flag_values=values)
         return values
 
     def help_text(self) -> str:
         """Returns all flags by group, with their defaults, under the title."""
         values, lines = self._defined(), [self.title.strip(), ""]
-        for group, rows in self.groups.items():
-            lines.append(f"{group}:")
-            for _, name, meaning in rows:
+        for title, group in self.groups.items():
+            lines.append(f"{title}:")
+            for name, meaning in group.items():
                 flag = f"--{name.replace('_', self.joint)}"
                 text = f"{meaning} (default: {values[name].value})"
                 lines += textwrap.wrap(
@@ -129,6 +141,14 @@ class Program:
                 )
             lines.append("")
         return "\n".join(lines)
+
+
+def _only(hint):
+    """Returns the one type of a field's values, besides that of `None`."""
+    parts = get_args(hint) or [hint]
+    types = {part if isinstance(part, type) else type(part) for part in parts}
+    [only] = types - {type(None)}
+    return only
 
 
 def expanded(

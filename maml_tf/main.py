@@ -16,182 +16,93 @@ from maml_tf import (
     plots,
     train,
 )
-from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.config import Config
 from maml_tf.settings import ConfigError
 
 COMPARED = ("data_dir", "cache_dir", "shots", *comparison.PROTOCOL)
 """Settings that a comparison may have otherwise than training."""
 
-# Flags by group: kind, name and meaning. Defaults are those of the settings.
+# Flags by group, and what they mean. Types and defaults are the settings'.
 FLAGS = {
-    "Tasks": [
-        (STRING, "datasource", "sinusoid, omniglot, miniimagenet or folder"),
-        (INT, "num_classes", "N, the number of classes of a task (N-way)"),
-        (
-            INT,
-            "update_batch_size",
-            "K, support examples of a class (of a task, in regression)",
-        ),
-        (
-            INT,
-            "train_update_batch_size",
-            "K in training, if it is evaluated with another; -1: the same",
-        ),
-        (
-            INT,
-            "num_queries",
-            "Q, query examples of a class; -1: as many as K, but 15 when "
-            "training on miniimagenet",
-        ),
-        (
-            STRING,
-            "baseline",
-            "oracle (sinusoid only: the task is an input), or None",
-        ),
-        *main_flags.DATA,
-    ],
-    "Network": [
-        (STRING, "norm", "batch_norm, layer_norm or None"),
-        (
-            INT,
-            "num_filters",
-            "filters of a convolution; published: omniglot 64, miniimagenet 32",
-        ),
-        (
-            BOOL,
-            "conv",
-            "convolutional network, where there is a choice (omniglot)",
-        ),
-        (
-            BOOL,
-            "max_pool",
-            "max-pooling instead of strided convolutions; a checkpoint to "
-            "import tells it of miniimagenet alone",
-        ),
-        (
-            STRING,
-            "norm_gradient",
-            "exact, or legacy: second derivatives of TensorFlow 1.3 and later, "
-            "which hold the mean inside a norm's variance constant",
-        ),
-    ],
-    "Inner loop": [
-        (FLOAT, "update_lr", "α, the inner step size"),
-        (
-            FLOAT,
-            "train_update_lr",
-            "α in training, if it is evaluated with another; -1: the same",
-        ),
-        (INT, "num_updates", "inner steps in training"),
-        (BOOL, "stop_grad", "first-order MAML: no second derivatives, faster"),
-        (
-            STRING,
-            "adapt",
-            "what the inner loop adapts: fast_weights, kernels and biases, as "
-            "the original; all, with the norms' β and γ; head, the last layer "
-            "(ANIL)",
-        ),
-    ],
-    "Outer loop": [
-        (
-            INT,
-            "pretrain_iterations",
-            "iterations of joint training, without adaptation, that come first",
-        ),
-        (INT, "metatrain_iterations", "iterations of meta-training"),
-        (INT, "meta_batch_size", "number of tasks in a meta-update"),
-        (FLOAT, "meta_lr", "β, Adam's step size in meta-updates"),
-    ],
-    "Evaluation": [
-        (BOOL, "train", "train; False: evaluate a checkpoint"),
-        (
-            INT,
-            "test_iter",
-            "iteration of the checkpoint to evaluate, -1 the latest",
-        ),
-        (
-            STRING,
-            "select",
-            "the checkpoint to evaluate: latest, or validation, of those kept "
-            "the one with the best accuracy on 600 tasks of validation classes",
-        ),
-        (
-            BOOL,
-            "test_set",
-            "evaluate on test classes; False: validation classes",
-        ),
-        (INT, "test_tasks", "tasks of an evaluation"),
-        (BOOL, "test_rotations", "turn held-out characters too (omniglot)"),
-        (
-            STRING,
-            "norm_statistics",
-            "whose statistics batch norm takes when a query is evaluated: "
-            "queries, all of its task's; support_and_query, the support set's "
-            "and its own; support",
-        ),
-        (
-            INT,
-            "label_permutations",
-            "mean of an evaluation over so many cyclic permutations of a "
-            "task's labels",
-        ),
-        (
-            BOOL,
-            "compare",
-            "score two run folders on the same tasks: maml-tf --compare RUN_A "
-            "RUN_B",
-        ),
-        (BOOL, "plot", "draw what is evaluated, as PNG"),
-    ],
-    "Program": [
-        (STRING, "logdir", "folder in which each run gets one of its own"),
-        (
-            STRING,
-            "import_checkpoint",
-            "prefix of a TensorFlow 1 checkpoint of cbfinn/maml, to evaluate, "
-            "or to start from if the run has no checkpoint of its own",
-        ),
-        (
-            STRING,
-            "export_checkpoint",
-            "write the checkpoint to this prefix as cbfinn/maml does, and do "
-            "no more",
-        ),
-        *main_flags.FOLDER,
-        (
-            INT,
-            "seed",
-            "of initial weights and of the training tasks' random draws",
-        ),
-        (
-            STRING,
-            "engine",
-            "stacked: all tasks at once, looped: one after another, or auto",
-        ),
-        (
-            INT,
-            "tasks_per_step",
-            "tasks that run at once at most, on each core that works for "
-            "itself, so that a large meta-batch fits a small memory; -1: as "
-            "the engine takes them",
-        ),
-        (
-            BOOL,
-            "remat",
-            "compute inner steps again for the meta-gradient: less memory, "
-            "more time",
-        ),
-        (
-            STRING,
-            "jit_compile",
-            "let XLA compile training, true or false; auto: for sinusoids, "
-            "where it pays on a processor, and for images on a GPU",
-        ),
-        *main_flags.DEVICES,
-        *main_flags.PRECISION,
-        *main_flags.RUN,
-    ],
+    "Tasks": {
+        "datasource": "sinusoid, omniglot, miniimagenet or folder",
+        "num_classes": "N, the number of classes of a task (N-way)",
+        "update_batch_size": "K, support examples of a class (of a task, in "
+        "regression)",
+        "train_update_batch_size": "K in training, if it is evaluated with "
+        "another; -1: the same",
+        "num_queries": "Q, query examples of a class; -1: as many as K, but 15 "
+        "when training on miniimagenet",
+        "baseline": "oracle (sinusoid only: the task is an input), or None",
+        **main_flags.DATA,
+    },
+    "Network": {
+        "norm": "batch_norm, layer_norm or None",
+        "num_filters": "filters of a convolution; published: omniglot 64, "
+        "miniimagenet 32",
+        "conv": "convolutional network, where there is a choice (omniglot)",
+        "max_pool": "max-pooling instead of strided convolutions; a checkpoint "
+        "to import tells it of miniimagenet alone",
+        "norm_gradient": "exact, or legacy: second derivatives of TensorFlow "
+        "1.3 and later, which hold the mean inside a norm's variance constant",
+    },
+    "Inner loop": {
+        "update_lr": "α, the inner step size",
+        "train_update_lr": "α in training, if it is evaluated with another; "
+        "-1: the same",
+        "num_updates": "inner steps in training",
+        "stop_grad": "first-order MAML: no second derivatives, faster",
+        "adapt": "what the inner loop adapts: fast_weights, kernels and "
+        "biases, as the original; all, with the norms' β and γ; head, the last "
+        "layer (ANIL)",
+    },
+    "Outer loop": {
+        "pretrain_iterations": "iterations of joint training, without "
+        "adaptation, that come first",
+        "metatrain_iterations": "iterations of meta-training",
+        "meta_batch_size": "number of tasks in a meta-update",
+        "meta_lr": "β, Adam's step size in meta-updates",
+    },
+    "Evaluation": {
+        "train": "train; False: evaluate a checkpoint",
+        "test_iter": "iteration of the checkpoint to evaluate, -1 the latest",
+        "select": "the checkpoint to evaluate: latest, or validation, of those "
+        "kept the one with the best accuracy on 600 tasks of validation "
+        "classes",
+        "test_set": "evaluate on test classes; False: validation classes",
+        "test_tasks": "tasks of an evaluation",
+        "test_rotations": "turn held-out characters too (omniglot)",
+        "norm_statistics": "whose statistics batch norm takes when a query is "
+        "evaluated: queries, all of its task's; support_and_query, the support "
+        "set's and its own; support",
+        "label_permutations": "mean of an evaluation over so many cyclic "
+        "permutations of a task's labels",
+        "compare": "score two run folders on the same tasks: maml-tf --compare "
+        "RUN_A RUN_B",
+        "plot": "draw what is evaluated, as PNG",
+    },
+    "Program": {
+        "logdir": "folder in which each run gets one of its own",
+        "import_checkpoint": "prefix of a TensorFlow 1 checkpoint of "
+        "cbfinn/maml, to evaluate, or to start from if the run has no "
+        "checkpoint of its own",
+        "export_checkpoint": "write the checkpoint to this prefix as "
+        "cbfinn/maml does, and do no more",
+        **main_flags.FOLDER,
+        "seed": "of initial weights and of the training tasks' random draws",
+        "engine": "stacked: all tasks at once, looped: one after another, or "
+        "auto",
+        "tasks_per_step": "tasks that run at once at most, on each core that "
+        "works for itself, so that a large meta-batch fits a small memory; -1: "
+        "as the engine takes them",
+        "remat": "compute inner steps again for the meta-gradient: less "
+        "memory, more time",
+        "jit_compile": "let XLA compile training, true or false; auto: for "
+        "sinusoids, where it pays on a processor, and for images on a GPU",
+        **main_flags.DEVICES,
+        **main_flags.PRECISION,
+        **main_flags.RUN,
+    },
 }
 PROGRAM = command_line.Program("maml-tf", __doc__, Config, FLAGS)
 

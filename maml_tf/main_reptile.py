@@ -15,73 +15,59 @@ from maml_tf import (
     plots,
     reptile_train,
 )
-from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.reptile_config import ReptileConfig
 
-# Flags by group: kind, name and meaning. Defaults are those of the settings.
+# Flags by group, and what they mean. Types and defaults are the settings'.
 FLAGS = {
-    "Tasks": [
-        (STRING, "datasource", "omniglot, miniimagenet, folder or sinusoid"),
-        (INT, "classes", "N, the number of classes of a task"),
-        (INT, "shots", "K, examples of a class that a task is learned from"),
-        (INT, "train_shots", "K in training; 0: as --shots"),
-        *main_flags.DATA,
-    ],
-    "Inner loop": [
-        (INT, "inner_batch", "examples in a mini-batch"),
-        (INT, "inner_iters", "inner steps in training"),
-        (BOOL, "replacement", "draw each mini-batch anew from the whole task"),
-        (FLOAT, "learning_rate", "step size of the inner optimizer"),
-        (FLOAT, "weight_decay", "factor of all weights before an inner step"),
-        (BOOL, "sgd", "plain gradient descent, not Adam with β₁ = 0"),
-        (
-            BOOL,
-            "reset_inner_optimizer",
-            "let Adam forget before each task; the original's remembers",
-        ),
-    ],
-    "Outer loop": [
-        (FLOAT, "meta_step", "ε, how far θ goes towards the tasks' ends"),
-        (FLOAT, "meta_step_final", "ε at the end; it changes linearly"),
-        (INT, "meta_batch", "tasks in a meta-iteration"),
-        (INT, "meta_iters", "meta-iterations"),
-        (BOOL, "foml", "FOML: go by each task's last mini-batch alone"),
-        (
-            INT,
-            "foml_tail",
-            "examples of each class set apart for FOML's last mini-batch",
-        ),
-    ],
-    "Evaluation": [
-        (BOOL, "pretrained", "evaluate a checkpoint, do not train"),
-        (INT, "eval_batch", "examples in a mini-batch of evaluation"),
-        (INT, "eval_iters", "inner steps in evaluation"),
-        (INT, "eval_samples", "tasks of the evaluation after training"),
-        (INT, "eval_interval", "meta-iterations from score to score"),
-        (BOOL, "transductive", "predict all queries of a task in one batch"),
-        (BOOL, "plot", "draw the curves, and sinusoids, as PNG"),
-    ],
-    "Program": [
-        (STRING, "checkpoint", "the run's folder"),
-        (
-            STRING,
-            "import_checkpoint",
-            "prefix of a TensorFlow 1 checkpoint of supervised-reptile, to "
-            "evaluate, or to start from if the run has none of its own",
-        ),
-        (
-            STRING,
-            "export_checkpoint",
-            "write the checkpoint to this prefix as supervised-reptile does, "
-            "and do no more",
-        ),
-        *main_flags.FOLDER,
-        (INT, "seed", "of the split, the initial weights and all draws"),
-        (STRING, "engine", "stacked or looped tasks, or auto"),
-        *main_flags.DEVICES,
-        *main_flags.PRECISION,
-        *main_flags.RUN,
-    ],
+    "Tasks": {
+        "datasource": "omniglot, miniimagenet, folder or sinusoid",
+        "classes": "N, the number of classes of a task",
+        "shots": "K, examples of a class that a task is learned from",
+        "train_shots": "K in training; 0: as --shots",
+        **main_flags.DATA,
+    },
+    "Inner loop": {
+        "inner_batch": "examples in a mini-batch",
+        "inner_iters": "inner steps in training",
+        "replacement": "draw each mini-batch anew from the whole task",
+        "learning_rate": "step size of the inner optimizer",
+        "weight_decay": "factor of all weights before an inner step",
+        "sgd": "plain gradient descent, not Adam with β₁ = 0",
+        "reset_inner_optimizer": "let Adam forget before each task; the "
+        "original's remembers",
+    },
+    "Outer loop": {
+        "meta_step": "ε, how far θ goes towards the tasks' ends",
+        "meta_step_final": "ε at the end; it changes linearly",
+        "meta_batch": "tasks in a meta-iteration",
+        "meta_iters": "meta-iterations",
+        "foml": "FOML: go by each task's last mini-batch alone",
+        "foml_tail": "examples of each class set apart for FOML's last "
+        "mini-batch",
+    },
+    "Evaluation": {
+        "pretrained": "evaluate a checkpoint, do not train",
+        "eval_batch": "examples in a mini-batch of evaluation",
+        "eval_iters": "inner steps in evaluation",
+        "eval_samples": "tasks of the evaluation after training",
+        "eval_interval": "meta-iterations from score to score",
+        "transductive": "predict all queries of a task in one batch",
+        "plot": "draw the curves, and sinusoids, as PNG",
+    },
+    "Program": {
+        "checkpoint": "the run's folder",
+        "import_checkpoint": "prefix of a TensorFlow 1 checkpoint of "
+        "supervised-reptile, to evaluate, or to start from if the run has none "
+        "of its own",
+        "export_checkpoint": "write the checkpoint to this prefix as "
+        "supervised-reptile does, and do no more",
+        **main_flags.FOLDER,
+        "seed": "of the split, the initial weights and all draws",
+        "engine": "stacked or looped tasks, or auto",
+        **main_flags.DEVICES,
+        **main_flags.PRECISION,
+        **main_flags.RUN,
+    },
 }
 PROGRAM = command_line.Program(
     "reptile-tf", __doc__, ReptileConfig, FLAGS, joint="-"

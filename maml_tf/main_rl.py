@@ -9,86 +9,62 @@ import sys
 from absl import flags
 
 from maml_tf import checkpoints, command_line, distribution, main_flags
-from maml_tf.command_line import BOOL, FLOAT, INT, STRING
 from maml_tf.rl import train
 from maml_tf.rl.config import ALL, RLConfig, original
 
-# Flags by group: kind, name and meaning. Defaults are those of the settings;
+# Flags by group, and what they mean. Types and defaults are the settings';
 # other environments and methods have some of their own, see rl/config.py.
 FLAGS = {
-    "Task": [
-        (
-            STRING,
-            "env",
-            "nav2d, cheetah_dir, cheetah_vel, ant_dir or ant_vel",
-        ),
-        (
-            STRING,
-            "algo",
-            "maml_trpo, pretrain, oracle, random, or all of them, each in a "
-            "folder of its own, in one figure",
-        ),
-        (INT, "max_path_length", "horizon: steps of a trajectory"),
-        (STRING, "reward", "nav2d: minus the distance, or squared"),
-        (STRING, "done", "nav2d: a trajectory ends in a box or l2 circle"),
-        (
-            STRING,
-            "mode",
-            "locomotion: paper, or gym: control interval and observations of "
-            "gymnasium's v5",
-        ),
-    ],
-    "Inner loop": [
-        (FLOAT, "fast_learning_rate", "α, the step size"),
-        (INT, "fast_batch_size", "K, trajectories of a task"),
-        (INT, "num_grad_updates", "inner steps in training"),
-        (BOOL, "first_order", "MAML without second derivatives"),
-    ],
-    "Outer loop": [
-        (INT, "meta_batch_size", "T, tasks in an iteration"),
-        (FLOAT, "meta_step_size", "δ, the trust region of TRPO"),
-        (INT, "n_itr", "iterations"),
-        (STRING, "pretrain_with", "optimizer of pretraining: adam or trpo"),
-        (FLOAT, "learning_rate", "Adam's step size"),
-    ],
-    "Policy and advantages": [
-        (INT, "hidden_size", "units in each of two hidden layers"),
-        (STRING, "activation", "relu or tanh"),
-        (FLOAT, "discount", "γ"),
-        (FLOAT, "gae_lambda", "λ of generalised advantages"),
-    ],
-    "Evaluation": [
-        (BOOL, "train", "train first, or evaluate a checkpoint alone"),
-        (INT, "test_goals", "tasks of the evaluation"),
-        (INT, "test_updates", "updates of each"),
-        (
-            FLOAT,
-            "test_learning_rate",
-            "of the first, and for MAML of as many as training makes; -1: as "
-            "in training",
-        ),
-        (FLOAT, "test_learning_rate_later", "of the others; -1: half of it"),
-        (INT, "test_trajectories", "trajectories of a task in each round"),
-        (
-            INT,
-            "test_transitions",
-            "steps after which a round of a task ends, of up to four times as "
-            "many trajectories; 0: no such number",
-        ),
-        (
-            STRING,
-            "goal",
-            "evaluate on this one: x,y, a direction, 1 or -1, or a velocity",
-        ),
-        (BOOL, "plot", "draw the curve of training, trajectories and a GIF"),
-    ],
-    "Program": [
-        (STRING, "logdir", "the run's folder"),
-        *main_flags.FOLDER,
-        (INT, "seed", "of the initial weights and of all draws"),
-        *main_flags.DEVICES,
-        *main_flags.RUN,
-    ],
+    "Task": {
+        "env": "nav2d, cheetah_dir, cheetah_vel, ant_dir or ant_vel",
+        "algo": "maml_trpo, pretrain, oracle, random, or all of them, each in "
+        "a folder of its own, in one figure",
+        "max_path_length": "horizon: steps of a trajectory",
+        "reward": "nav2d: minus the distance, or squared",
+        "done": "nav2d: a trajectory ends in a box or l2 circle",
+        "mode": "locomotion: paper, or gym: control interval and observations "
+        "of gymnasium's v5",
+    },
+    "Inner loop": {
+        "fast_learning_rate": "α, the step size",
+        "fast_batch_size": "K, trajectories of a task",
+        "num_grad_updates": "inner steps in training",
+        "first_order": "MAML without second derivatives",
+    },
+    "Outer loop": {
+        "meta_batch_size": "T, tasks in an iteration",
+        "meta_step_size": "δ, the trust region of TRPO",
+        "n_itr": "iterations",
+        "pretrain_with": "optimizer of pretraining: adam or trpo",
+        "learning_rate": "Adam's step size",
+    },
+    "Policy and advantages": {
+        "hidden_size": "units in each of two hidden layers",
+        "activation": "relu or tanh",
+        "discount": "γ",
+        "gae_lambda": "λ of generalised advantages",
+    },
+    "Evaluation": {
+        "train": "train first, or evaluate a checkpoint alone",
+        "test_goals": "tasks of the evaluation",
+        "test_updates": "updates of each",
+        "test_learning_rate": "of the first, and for MAML of as many as "
+        "training makes; -1: as in training",
+        "test_learning_rate_later": "of the others; -1: half of it",
+        "test_trajectories": "trajectories of a task in each round",
+        "test_transitions": "steps after which a round of a task ends, of up "
+        "to four times as many trajectories; 0: no such number",
+        "goal": "evaluate on this one: x,y, a direction, 1 or -1, or a "
+        "velocity",
+        "plot": "draw the curve of training, trajectories and a GIF",
+    },
+    "Program": {
+        "logdir": "the run's folder",
+        **main_flags.FOLDER,
+        "seed": "of the initial weights and of all draws",
+        **main_flags.DEVICES,
+        **main_flags.RUN,
+    },
 }
 PROGRAM = command_line.Program("maml-rl-tf", __doc__, RLConfig, FLAGS)
 

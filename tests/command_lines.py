@@ -11,8 +11,7 @@ def flags_of(program):
     Args:
       program: its module.
     """
-    rows = itertools.chain(*program.FLAGS.values())
-    return {name for _, name, _ in rows}
+    return {*itertools.chain(*program.FLAGS.values())}
 
 
 def run(*arguments):
