@@ -98,7 +98,7 @@ class Config(Supervised):
     label_permutations: Count = 1
 
     def __post_init__(self):
-        self.check_supervised()
+        super().__post_init__()
         self._check_tasks()
         self._check_run()
 

@@ -71,7 +71,7 @@ class ReptileConfig(Supervised):
     seed: Seed = 0
 
     def __post_init__(self):
-        self.check_supervised()
+        super().__post_init__()
         self._check_combinations()
 
     @property

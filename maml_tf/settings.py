@@ -58,7 +58,7 @@ POSITIVE = Values("a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Values("a number of at least 0", lambda x: 0 <= x < math.inf)
 PREFIX = Values("the prefix of a checkpoint", lambda path: path != "")
 
-# Types of fields, which `Settings.check_program` holds them against.
+# Types of fields, which `Settings` holds them against.
 Folder = Annotated[str, Values("the path of a folder", bool)]
 Whole = Annotated[int, at_least(0)]
 Count = Annotated[int, at_least(1)]
@@ -71,7 +71,7 @@ NotNegative = Annotated[float, NOT_NEGATIVE]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all programs are told; a subclass validates itself.
+    """What all programs are told; it validates itself.
 
     Attributes:
       FLAGS: the command line's names of fields, where they differ.
@@ -172,7 +172,7 @@ class Settings:
             notes.append(f"--{self.flag_name(field)}: {was} before, {now}")
         return notes
 
-    def check_program(self) -> None:
+    def __post_init__(self):
         """Refuses what is not of a field's type, and what no program takes."""
         types = get_type_hints(type(self), include_extras=True)
         for field, kind in types.items():
@@ -230,9 +230,9 @@ class Supervised(Settings):
         """What is published, in words."""
         return "accuracy" if self.is_classification else "mean squared error"
 
-    def check_supervised(self) -> None:
+    def __post_init__(self):
         """Refuses what neither `maml-tf` nor `reptile-tf` takes."""
-        self.check_program()
+        super().__post_init__()
         if self.datasource != "folder":
             self.check_default("image_size", "unless --datasource=folder")
             self.check_default("image_channels", "unless --datasource=folder")

@@ -168,7 +168,7 @@ class RLConfig(Settings):
     folder: Folder = "logs/rl"
 
     def __post_init__(self):
-        self.check_program()
+        super().__post_init__()
         self._check_goal()
         self._check_environment()
         apart = self.has_tasks and self.algo not in ("random", ALL)
