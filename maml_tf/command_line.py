@@ -26,12 +26,13 @@ ACTIONS = {
     "export_checkpoint": (str, None),
 }
 """Flags that are no settings, but say what to do: types and defaults."""
-KINDS = {
+DEFINE = {
     bool: flags.DEFINE_bool,
     float: flags.DEFINE_float,
     int: flags.DEFINE_integer,
     str: flags.DEFINE_string,
 }
+"""What defines a flag of a type."""
 IS_FLAG = re.compile("--?[A-Za-z]")
 """How a flag begins; a negative number does not."""
 TRUTHS = {"true", "t", "1", "false", "f", "0"}
@@ -122,7 +123,7 @@ class Program:
         for group in self.groups.values():
             for name, meaning in group.items():
                 kind, default = known[name]
-                KINDS[kind](name, default, meaning, flag_values=values)
+                DEFINE[kind](name, default, meaning, flag_values=values)
         return values
 
     def help_text(self) -> str:

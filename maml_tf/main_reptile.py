@@ -101,20 +101,18 @@ def _run(arguments):
     cores.share_unless_started(2)
     if values.explain:
         print(reptile_train.explain(config))
-        return
-    if values.check_data:
+    elif values.check_data:
         for line in datasets.check(config, reptile_train.RESAMPLE):
             print(line)
-        return
-    if (prefix := values.export_checkpoint) is not None:
+    elif (prefix := values.export_checkpoint) is not None:
         prefix = os.path.expanduser(prefix)
         legacy.save(prefix, reptile_train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
-        return
-    if not config.pretrained:
-        reptile_train.train(config)
-    if distribution.is_chief(config):
-        _report(config, reptile_train.evaluate(config))
+    else:
+        if not config.pretrained:
+            reptile_train.train(config)
+        if distribution.is_chief(config):
+            _report(config, reptile_train.evaluate(config))
 
 
 def _report(config, scores):

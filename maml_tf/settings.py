@@ -44,7 +44,7 @@ def at_most(most: int) -> Values:
 
 
 def one_of(*choices) -> Values:
-    """Returns the choices."""
+    """Returns these values alone."""
     words = ", ".join(map(str, choices))
     return Values(f"one of {words}", lambda value: value in choices)
 
