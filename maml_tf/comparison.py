@@ -22,15 +22,10 @@ from maml_tf.image_classes import check_enough
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
-PROTOCOL = (
-    "num_queries",
-    "test_rotations",
-    "norm_statistics",
-    "label_permutations",
-)
-"""Settings of a test that both runs of `maml-tf` must have."""
 FIXED = ("num_queries", "test_rotations", "label_permutations")
-"""Those that a run of `reptile-tf` leaves no choice of."""
+"""Settings of a test that a run of `reptile-tf` leaves no choice of."""
+PROTOCOL = (*FIXED, "norm_statistics")
+"""Those that both runs of `maml-tf` must have."""
 
 
 class Run(NamedTuple):

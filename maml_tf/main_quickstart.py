@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 
-from maml_tf import cores, plots, train
+from maml_tf import command_line, cores, plots, train
 from maml_tf import main as program
 from maml_tf.settings import ConfigError
 
@@ -15,9 +15,12 @@ PAPER = {
 TEST_SHOTS = (5, 10)
 PROGRAM = dataclasses.replace(program.PROGRAM, title=__doc__)
 REFUSED = (
-    *("explain", "check_data", "export_checkpoint", "compare"),
-    *("train", "test_iter", "import_checkpoint"),
-    *("baseline", "pretrain_iterations"),
+    *command_line.ACTIONS,
+    "train",
+    "test_iter",
+    "import_checkpoint",
+    "baseline",
+    "pretrain_iterations",
 )
 
 
