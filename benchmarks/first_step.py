@@ -31,17 +31,23 @@ FLAGS_FOLDER = pathlib.Path(__file__).parents[1] / "flags"
 
 
 def main(argv):
-    """Measures one flagfile after another: those given, or all."""
+    """Measures one flagfile after another: those given, or all.
+
+    Returns:
+      The exit status: 1 if one was not measured.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     paths = argv[1:] or sorted(map(str, FLAGS_FOLDER.rglob("*.flags")))
+    status = 0
     for path in (path for path in paths if "multitask" not in path):
         for more in FLAGS.more:
             try:
                 with Worker(path, timer) as worker:
                     row = worker.ask((path, more, FLAGS.steps))
             except WorkerError as error:
-                row = f"not measured: {error}"
+                row, status = f"not measured: {error}", 1
             print(f"{row}  {path} {more}".rstrip(), flush=True)
+    return status
 
 
 def timer():

@@ -2,6 +2,7 @@ import dataclasses
 import pathlib
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -237,6 +238,20 @@ def test_a_first_step_is_that_of_the_flagfile(name):
     row = first_step.timer()((str(path), more, 1))
     estimate = r", estimated +\d+ MB" if "regression" in name else ""
     assert re.fullmatch(rf" *[\d.]+ s, +[\d.]+ s, +\d+ MB{estimate}", row)
+
+
+def test_what_is_not_measured_fails(monkeypatch, capsys):
+    import first_step
+
+    def ended(*_):
+        raise first_step.WorkerError("it ended early")
+
+    flags = types.SimpleNamespace(more=[""], steps=1)
+    monkeypatch.setattr(first_step, "FLAGS", flags)
+    monkeypatch.setattr(first_step, "Worker", ended)
+    assert first_step.main(["", "a.flags"]) == 1
+    told = "not measured: it ended early  a.flags\n"
+    assert capsys.readouterr().out == told
 
 
 GPU = """
