@@ -17,9 +17,9 @@ repeat one: `./run_experiments.sh NAME --seed=SEED`, at its commit, with the
 flags that its deviations name, and of its iterations where they are fewer.
 
 * ± is the 95 % interval over tasks of one trained network; that of
-  Reptile's own rows in its paper is over three trainings. Of several seeds the
-  mean is given, with the mean of their half widths, which is at least the half
-  width of that mean.
+  Reptile's own rows in its paper is over three trainings. Where there are
+  several seeds, value and half width are means over them; the interval of the
+  mean value itself is no wider.
 * *Intervals overlap*, *below* and *above* compare ours with the paper's. Where
   the paper gives no interval its value counts as a point. Of a mean squared
   error less is better.
