@@ -92,8 +92,7 @@ def _protocols(path):
     """Returns title, header and rows of what choices are worth, if known."""
     if not path.exists():
         return None
-    kinds = {"experiment": str, "seed": int, "iterations": int, "rows": list}
-    facts = published.read(path, kinds)
+    facts = published.read(path, published.TABLE_KINDS)
     title = (
         f"What each choice of the test is worth: {facts['experiment']}, seed "
         f"{facts['seed']}, after {facts['iterations']:,} iterations"

@@ -17,16 +17,32 @@ TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
 TASKS = re.compile(r"--(?:test_tasks|eval_samples|test_goals)=(\d+), not (\d+)")
 """A deviation that makes an interval wider or narrower, and no more."""
+REAL = int | float
 KINDS = {
     **dict.fromkeys(("experiment", "part", "metric", "selected"), str),
-    **dict.fromkeys(("deviations", "mean", "ci95"), list),
+    **dict.fromkeys(("mean", "ci95"), [REAL | None]),
+    "deviations": list,
     **dict.fromkeys(("published_iterations", "tasks", "shots"), int),
     **dict.fromkeys(("queries", "iterations", "seed"), int | None),
     **dict.fromkeys(("norm_statistics", "commit", "machine"), str | None),
     "paper": dict,
-    "seconds": int | float | None,
+    "seconds": REAL | None,
 }
-"""What every record has, and of which kind."""
+"""What every record has, and of which kind, see `read`."""
+TABLE_KINDS = {
+    "experiment": str,
+    **dict.fromkeys(("seed", "iterations"), int),
+    "rows": [
+        {
+            "choice": str,
+            **dict.fromkeys(("mean", "ci95"), REAL),
+            **dict.fromkeys(("difference", "difference_ci95"), REAL | None),
+            "paired": bool,
+            "tasks": int,
+        }
+    ],
+}
+"""Likewise of protocols.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +128,18 @@ def records(folder: pathlib.Path = RECORDS) -> list[dict]:
 def read(path: pathlib.Path, kinds: Mapping) -> dict:
     """Returns a JSON object that has to have some facts of given kinds.
 
+    Args:
+      path: of the file.
+      kinds: types by name, `[kind]` for a list of one or more, or a dictionary
+        of kinds for an object.
+
     Raises:
       ValueError: if the file is something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         get = dict(found).get
-        wrong = [k for k in kinds if not isinstance(get(k, ...), kinds[k])]
+        wrong = [k for k in kinds if not _is(get(k, ...), kinds[k])]
         fault = f"wrong or missing: {', '.join(wrong)}" if wrong else ""
     except (TypeError, ValueError) as error:
         fault = str(error)
@@ -128,6 +149,17 @@ def read(path: pathlib.Path, kinds: Mapping) -> dict:
             f"something else ({fault}). Move it away to go on without."
         )
     return found
+
+
+def _is(value, kind):
+    """Returns whether a value is of a kind, see `read`."""
+    if isinstance(kind, list):
+        is_list = isinstance(value, list) and value != []
+        return is_list and all(_is(each, *kind) for each in value)
+    if isinstance(kind, dict):
+        is_object = isinstance(value, dict)
+        return is_object and all(_is(value.get(k, ...), kind[k]) for k in kind)
+    return isinstance(value, kind)
 
 
 def changes(record: dict) -> list[str]:

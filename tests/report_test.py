@@ -432,12 +432,28 @@ def test_an_imported_checkpoint_is_a_deviation():
         ("3", "not iterable"),
         ('{"experiment": "reptile_g1"}', "missing: part, metric, "),
         (json.dumps(of(1) | {"paper": {}, "mean": None}), r"missing: mean\)"),
+        (json.dumps(of(1) | {"paper": {}, "mean": []}), r"missing: mean\)"),
+        (json.dumps(of(1) | {"paper": {}, "ci95": ["1"]}), r"missing: ci95\)"),
     ],
 )
 def test_what_is_no_record_is_named(text, fault, tmp_path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=f"x.json: expected .*{fault}"):
         published.records(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"tasks": "600"}, {"mean": None}, None])
+def test_a_damaged_row_of_protocols_is_named(change, tmp_path):
+    facts = json.loads((RESULTS / "protocols.json").read_text())
+    row = facts["rows"].pop()
+    path = tmp_path / "protocols.json"
+    path.write_text(json.dumps(facts))
+    _, _, rows = pages._protocols(path)
+    assert len(rows) == len(facts["rows"])
+    facts["rows"].append(change and {**row, **change})
+    path.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"protocols.json: .*missing: rows\)"):
+        pages._protocols(path)
 
 
 @pytest.mark.parametrize("length", [1, 3])
