@@ -74,7 +74,7 @@ FLAGS = {
         "that of the networks so far",
     },
 }
-PROGRAM = command_line.Program("maml-tf", __doc__, MultitaskConfig, FLAGS)
+PROGRAM = command_line.Program("multitask", __doc__, MultitaskConfig, FLAGS)
 
 
 class Regressor:

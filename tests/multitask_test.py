@@ -57,6 +57,12 @@ def test_goes_on_where_it_was(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_errors_are_of_this_program(tmp_path, capsys):
+    line = [f"--logdir={tmp_path}", "--models=0"]
+    assert multitask.PROGRAM.run(multitask._run, line) == 1
+    assert capsys.readouterr().err.startswith("multitask: --models: expected")
+
+
 def test_learns_its_task(tmp_path):
     errors = [
         multitask.Regressor(settings, zeros(settings)).learn(0)
