@@ -6,6 +6,7 @@ Standard library only.
 import dataclasses
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import (
     Annotated,
@@ -56,6 +57,10 @@ def or_unset(values: Values) -> Values:
 
 POSITIVE = Values("a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Values("a number of at least 0", lambda x: 0 <= x < math.inf)
+WAIT = Values(
+    f"at most {threading.TIMEOUT_MAX:g} seconds",
+    lambda x: x <= threading.TIMEOUT_MAX,
+)
 PREFIX = Values("the prefix of a checkpoint", lambda path: path != "")
 
 # Types of fields, which `Settings` holds them against.
@@ -67,6 +72,7 @@ Several = Annotated[int, at_least(2)]
 Seed = Annotated[int, at_least(0), at_most(2**32 - 1)]  # NumPy's largest
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
+Seconds = Annotated[float, POSITIVE, WAIT]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +117,7 @@ class Settings:
     on_save_error: Literal["stop", "continue"] = "stop"
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
     logical_devices: CountOrUnset = -1
-    worker_timeout: Positive = 600.0
+    worker_timeout: Seconds = 600.0
 
     @classmethod
     def defaults(cls) -> dict:

@@ -74,6 +74,7 @@ MAML_FLAGS = """
 --logical_devices=2 | -1 unless --strategy=mirrored, got 2
 --logical_devices=0 --strategy=mirrored | an integer of at least 1, got 0
 --worker_timeout=0 --strategy=multi_worker | a positive number, got 0.0
+--worker_timeout=1e30 | at most 9.22337e+09 seconds, got 1e+30
 --dtype_policy=mixed_float16 | one of float32, mixed_bfloat16, got
 """.strip().splitlines()
 MAML_FLAGS += [
