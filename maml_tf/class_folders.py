@@ -159,7 +159,9 @@ def image_files(
 def _nothing(root, part):
     folders = "|".join(FOLDERS[part])
     kinds = ", ".join(SUFFIXES)
-    found = "nothing" if not root.exists() else "no such image"
+    found = "no such image" if root.exists() else "nothing"
+    if root.is_file() and not archives.is_archive(root):
+        found = f"a file that is none of {', '.join(archives.SUFFIXES)}"
     return (
         f"--data_dir={root}: expected images of {part} classes in "
         f"{root}/{folders}/<class>/ ({kinds}), found {found}."

@@ -477,6 +477,7 @@ ARCHIVES = {
         unknown_compression(zipped(VALIDATION)),
         ["odd.zip/val/a/0.png cannot be read", "compression"],
     ),
+    "other.tar.zst": (b"x", ["found a file that is none of .tar, .tar.gz, "]),
     "climbing.zip": (
         zipped({"../../train/a/0.png": b"x"}),
         ["expected images of validation classes"],
