@@ -423,8 +423,13 @@ def _require_same(config, checkpoint):
 
 
 def _imports(config):
-    """Returns whether an imported checkpoint is tested."""
-    return bool(config.pretrained and config.import_checkpoint)
+    """Returns whether a test or an export is of the checkpoint to import.
+
+    A training line imports what it starts from, until it has its own.
+    """
+    trains = not config.pretrained
+    own = trains and checkpoints.list_checkpoints(config.folder)
+    return bool(config.import_checkpoint and not own)
 
 
 def _import(config, learner):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,6 +263,10 @@ def test_legacy_checkpoints_go_out_and_in(images, tmp_path, capsys):
     assert run(first, *TINY, f"--export-checkpoint={prefix}") == 0
     assert f"Written: {prefix}.index" in capsys.readouterr().out
     line = *TINY, f"--import-checkpoint={prefix}"
+    copy = tmp_path / "copy" / prefix.name
+    assert run(second, *line, f"--export-checkpoint={copy}") == 0
+    content = [Path(f"{p}.data-00000-of-00001") for p in (prefix, copy)]
+    assert content[0].read_bytes() == content[1].read_bytes()
     assert run(second, *line, "--pretrained") == 0
     assert rows(second / "evaluation.csv") == rows(first / "evaluation.csv")
     assert not list(second.glob("model*"))
