@@ -237,6 +237,9 @@ def train(config: ReptileConfig) -> None:
       alarms.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
+    run = RunFolder(config, distribution.is_chief(config))
+    if run.need_not_meet(config.meta_iterations):
+        return
     strategy = distribution.strategy(config)
     data = training_tasks(config)
     curves = {
@@ -247,7 +250,7 @@ def train(config: ReptileConfig) -> None:
         evaluation_tasks(config, part, 1, 2)
     with strategy.scope():
         learner = build_learner(config)
-    run, imported = RunFolder(config, distribution.is_chief(config)), None
+    imported = None
     if run.imports():
         imported = _import(config, learner)
     with run.entered():

@@ -134,6 +134,17 @@ class RunFolder:
             print(f"Nothing to train: {path} is of iteration {iteration}")
         return over
 
+    def need_not_meet(self, iterations: int) -> bool:
+        """Returns whether a run of several hosts is over, and says so.
+
+        A host that died after the last step comes back when others may be
+        gone. Settings are compared as by `latest`.
+        """
+        several = self.config.strategy == "multi_worker" and self.resumes
+        done = checkpoints.latest(self.config.folder) if several else None
+        over = done is not None and done.iteration >= iterations
+        return over and self.is_over(self.latest(), iterations)
+
     def describe(self, explanation: str) -> None:
         """Writes `config.json`: the settings, what they mean, the history.
 

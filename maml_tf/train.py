@@ -221,13 +221,16 @@ def train(config: Config) -> None:
       alarms.NonFiniteError: if the loss is not finite any more.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
+    run = RunFolder(config, distribution.is_chief(config))
+    if run.need_not_meet(sum(config.phases)):
+        return
     strategy = distribution.strategy(config)
     # Too small a validation part is found before the long list is drawn.
     held_out = validation_tasks(config)
     data = training_tasks(config), held_out
     with strategy.scope():
         learner = build_learner(config, build_network(config))
-    run, imported = RunFolder(config, distribution.is_chief(config)), None
+    imported = None
     if run.imports():
         imported = legacy.restore(config.import_checkpoint, learner)
     with run.entered():

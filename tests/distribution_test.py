@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,8 +21,12 @@ import tensorflow as tf
 from own_process import cluster
 from refused_lines import PROGRAMS, check_refused
 
-from maml_tf import checkpoints, distribution, train
+from maml_tf import checkpoints, distribution, reptile_train, train
 from maml_tf.config import Config
+from maml_tf.reptile_config import ReptileConfig
+from maml_tf.rl import train as rl_train
+from maml_tf.rl.config import RLConfig
+from maml_tf.settings import ConfigError
 
 SUPERVISE = pathlib.Path(__file__).parents[1] / "tools" / "supervise.sh"
 SHORT = (
@@ -146,6 +151,41 @@ def test_hosts_stay_until_the_chief_has_saved(monkeypatch, tmp_path):
     monkeypatch.setattr(distribution, "require_same", meet)
     train.train(Config("sinusoid", logdir=str(tmp_path), meta_iterations=2))
     assert saved == [0, 0, 1]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "program, kind, told",
+    [
+        (train, Config, {"datasource": "sinusoid"}),
+        (
+            reptile_train,
+            ReptileConfig,
+            {"datasource": "sinusoid", "sgd": True},
+        ),
+        (rl_train, RLConfig, {}),
+    ],
+)
+def test_who_comes_back_after_the_end_waits_for_nobody(
+    index, program, kind, told, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("TF_CONFIG", cluster(2)[index])
+    place = {"logdir" if kind is Config else "folder": str(tmp_path / "run")}
+    several = {"strategy": "multi_worker", "worker_timeout": 1e-3}
+    sizes = {"meta_batch_size": 2, "meta_iterations": 4}
+    config = kind(**told, **place, **several, **sizes)
+    folder, settings = config.folder, dataclasses.asdict(config)
+    os.makedirs(folder)
+    checkpoints.save(folder, {}, "meta", 3, settings)
+    with pytest.raises(OSError, match="--worker_timeout: expected all work"):
+        program.train(config)
+    checkpoints.save(folder, {}, "meta", 4, settings)
+    program.train(config)
+    assert "Nothing to train: " in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--seed: expected .*, got 7"):
+        program.train(dataclasses.replace(config, seed=7))
+    with pytest.raises(OSError, match="--worker_timeout: expected all work"):
+        program.train(dataclasses.replace(config, resume=False))
 
 
 def test_names_a_worker_that_never_comes(tmp_path):

@@ -149,10 +149,12 @@ def train(config: RLConfig) -> None:
       alarms.NonFiniteError: if a return or the loss is not finite.
       KeyboardInterrupt: after SIGINT or SIGTERM; everything is saved.
     """
+    run = RunFolder(config, distribution.is_chief(config))
+    if run.need_not_meet(config.meta_iterations):
+        return
     strategy = distribution.strategy(config)
     with strategy.scope():
         learner = build_learner(config)
-    run = RunFolder(config, distribution.is_chief(config))
     with run.entered(), distribution.together(strategy, config):
         _train(run, learner)
 
