@@ -267,7 +267,7 @@ def _train(run, data, curves, learner):
         checkpoints.restore(done, learner, PHASE)
         start = done.iteration
     distribution.require_same(learner.distribute_strategy, start)
-    print(explanations.header(config, learner.network))
+    files.say(explanations.header(config, learner.network))
     if not run.is_over(done, config.meta_iterations):
         run.describe(explanations.explain(config, learner.network))
         _fit(run, learner, data, curves, start)

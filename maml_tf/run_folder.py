@@ -100,7 +100,7 @@ class RunFolder:
             content.phase, found.iteration, content.settings
         )
         for change in self.config.changes_since(before, found.path):
-            print(f"Changed: {change}")
+            files.say(f"Changed: {change}")
             self.changes.append(f"{change} from {found.iteration} on")
         return found
 
@@ -111,13 +111,13 @@ class RunFolder:
         """
         prefix = self.config.import_checkpoint
         if prefix and self.resumes:
-            print(f"Not imported: {prefix}; {self.config.folder} goes on.")
+            files.say(f"Not imported: {prefix}; {self.config.folder} goes on.")
         return bool(prefix) and not self.resumes
 
     def start_from_import(self, learner, phase: str, iteration: int) -> None:
         """Saves an imported learner; rows of a run that saved none go."""
         prefix = self.config.import_checkpoint
-        print(f"Imported: {prefix}, of step {iteration}")
+        files.say(f"Imported: {prefix}, of step {iteration}")
         name = os.path.basename(prefix)
         self.changes = [f"imported: {name}, of step {iteration}"]
         if self.writes:
@@ -131,7 +131,7 @@ class RunFolder:
         over = done is not None and done.iteration >= iterations
         if over:
             path, iteration = done
-            print(f"Nothing to train: {path} is of iteration {iteration}")
+            files.say(f"Nothing to train: {path} is of iteration {iteration}")
         return over
 
     def need_not_meet(self, iterations: int) -> bool:

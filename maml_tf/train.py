@@ -16,6 +16,7 @@ from maml_tf import (
     datasets,
     distribution,
     evaluation,
+    files,
     legacy,
     losses,
     models,
@@ -248,7 +249,7 @@ def _train(run, data, learner):
     if done is not None:
         checkpoints.restore(done, learner, phase=None)
     engine = learner.engine_for(_inputs_spec(config, learner))
-    print(explanations.header(config, network, engine))
+    files.say(explanations.header(config, network, engine))
     if run.is_over(done, sum(config.phases)):
         return
     run.describe(_explanation(config, learner))

@@ -538,8 +538,7 @@ def test_a_signal_that_ends_the_reader_too_saves(tmp_path):
         [sys.executable, "-c", code, *line],
         stdout=writer,
         stderr=subprocess.PIPE,
-        # What is printed before training waits in the buffer.
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     os.close(writer)
     assert process.returncode == 130, process.stderr

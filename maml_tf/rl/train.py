@@ -15,6 +15,7 @@ from maml_tf import (
     checkpoints,
     cores,
     distribution,
+    files,
     logs,
     plots,
     provenance,
@@ -167,7 +168,7 @@ def _train(run, learner):
             learner.optimizer.learning_rate = config.meta_lr
         start = done.iteration
     distribution.require_same(learner.distribute_strategy, start)
-    print(explanations.header(config, learner.network), flush=True)
+    files.say(explanations.header(config, learner.network))
     if not run.is_over(done, config.meta_iterations):
         run.describe(explanations.explain(config, learner.network))
         _fit(run, learner, start)
