@@ -119,6 +119,7 @@ def _seconds(flag):
 
 def show_list() -> None:
     """Prints every published number, its needs and the state of ours."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may cut it short.
     found = published.records()
     line = "{:<41} {:<13} {:>13} {:>5} {:>5}  {:<15} {}"
     print(

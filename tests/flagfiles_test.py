@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -105,6 +106,15 @@ def test_lists_every_number():
     assert result.returncode == 0
     listed = [line.split()[0] for line in result.stdout.splitlines() if line]
     assert set(TABLE) <= set(listed)
+
+
+def test_a_list_may_be_cut_short():
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, ROOT / "experiments" / "run.py", "list"]
+    cut = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert cut.returncode == -signal.SIGPIPE and not cut.stderr
 
 
 @pytest.mark.parametrize(
