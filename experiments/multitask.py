@@ -48,6 +48,7 @@ class MultitaskConfig(Config):
     NOTED = Config.NOTED | {"models"}
 
     datasource: Literal["sinusoid"] = "sinusoid"
+    strategy: Literal["none"] = "none"
     models: Count = 500
     model_steps: Count = 8000
     pull_strength: NotNegative = 0.0
@@ -160,8 +161,11 @@ def train_mean(config: MultitaskConfig) -> None:
       ArithmeticError: if a network's error is not finite.
       checkpoints.CheckpointError: if the latest checkpoint cannot be used.
       files.BusyError: if another process trains in the folder.
-      settings.ConfigError: if a setting is not what the checkpoint needs.
+      settings.ConfigError: if a setting is not what the checkpoint needs, or
+        one is to be imported.
     """
+    if config.import_checkpoint:
+        config.refuse("import_checkpoint", "none unless --train=False")
     mean = train.build_network(config)
     mean.set_weights([np.zeros_like(w) for w in mean.get_weights()])
     learner = train.build_learner(config, mean, "pretrain")

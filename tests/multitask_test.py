@@ -112,8 +112,17 @@ def test_nothing_is_kept_that_is_not_finite(tmp_path):
             {"datasource": "omniglot"},
             "--datasource: expected one of sinusoid, got 'omniglot'",
         ),
+        (
+            {"strategy": "multi_worker"},
+            "--strategy: expected one of none, got 'multi_worker'",
+        ),
+        (
+            {"import_checkpoint": "model5"},
+            "--import_checkpoint: expected none unless --train=False",
+        ),
     ],
 )
 def test_refuses_what_makes_no_sense(tmp_path, wrong, message):
     with pytest.raises(ConfigError, match=message):
-        config(tmp_path, **wrong)
+        multitask.train_mean(config(tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
