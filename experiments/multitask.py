@@ -183,7 +183,7 @@ def train_mean(config: MultitaskConfig) -> None:
 
 def _train(run, learner, start):
     mean, regressor = learner.network, Regressor(run.config, learner.network)
-    errors = run.table("training.csv", start)
+    errors = run.table("training.csv", start, columns=["mse"])
     keepers = callbacks.keepers(run, learner, "pretrain", start, INTERVAL)
     for task in range(start, run.config.models):
         error, done = regressor.learn(task), task + 1

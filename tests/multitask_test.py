@@ -94,6 +94,17 @@ def test_prints_how_well_networks_learned_their_tasks(tmp_path, capsys):
     assert f", {above} above 1\n" in printed
 
 
+def test_a_table_of_something_else_is_named(tmp_path):
+    settings = config(tmp_path)
+    path = pathlib.Path(settings.folder, "training.csv")
+    path.parent.mkdir()
+    path.write_text("iteration,loss\n1,2\n")
+    learner = train.build_learner(settings, zeros(settings), "pretrain")
+    message = "training.csv: expected the columns iteration, mse, found"
+    with pytest.raises(ValueError, match=message):
+        multitask._train(multitask.RunFolder(settings), learner, 1)
+
+
 def test_nothing_is_kept_that_is_not_finite(tmp_path):
     wrong = config(tmp_path, pull_strength=1e38)
     with pytest.raises(ArithmeticError, match="Lower --pull_strength=1e"):
