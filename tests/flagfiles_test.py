@@ -19,6 +19,9 @@ import collect  # noqa: E402  (a folder of programs, not a package)
 import published  # noqa: E402
 import run  # noqa: E402
 
+from maml_tf.config import Config  # noqa: E402
+from maml_tf.reptile_config import ReptileConfig  # noqa: E402
+
 TABLE = published.by_name()
 
 
@@ -93,6 +96,126 @@ def test_is_tested_where_it_was_trained(flagfile):
         config = parse(flagfile, *more)
         assert config.folder == parse(flagfile).folder
         assert str(config.shots) == number.shots
+
+
+# The commands of the originals, by how the experiments' names begin.
+OF_MAML = {
+    "omniglot_5way": {"meta_batch_size": 32, "inner_lr": 0.4},
+    "omniglot_20way": {
+        "ways": 20,
+        "meta_batch_size": 16,
+        "inner_lr": 0.1,
+        "inner_steps": 5,
+    },
+    "miniimagenet": {
+        "meta_batch_size": 4,
+        "inner_lr": 0.01,
+        "inner_steps": 5,
+        "num_filters": 32,
+        "max_pool": True,
+    },
+}
+OF_REPTILE = {
+    "omniglot_5way": {"inner_batch": 10, "inner_steps": 5, "eval_batch": 5},
+    "omniglot_20way": {
+        "ways": 20,
+        "inner_lr": 0.0005,
+        "inner_batch": 20,
+        "inner_steps": 10,
+        "meta_iterations": 200_000,
+        "eval_batch": 10,
+    },
+    "miniimagenet_1shot": {"eval_batch": 5},
+    "miniimagenet_5shot": {"eval_batch": 15},
+}
+ALPHAS = {
+    "quickstart": 0.001,
+    "sinusoid_maml": 0.01,
+    "sinusoid_maml_code_default_lr": 0.001,
+    "sinusoid_oracle": 0.01,
+    "sinusoid_pretrained": 0.01,
+    "sinusoid_pretrained_lr_002": 0.02,
+    "sinusoid_pretrained_tuned": 0.002,
+}
+
+
+def those_of(folder, pattern=""):
+    """Returns what goes through a folder's flagfiles of like names."""
+    found = [path for path in FLAGFILES if path.parent.name == folder]
+    found = [path for path in found if re.search(pattern, path.stem)]
+    return pytest.mark.parametrize("path", found, ids=lambda path: path.stem)
+
+
+def told(name, commands):
+    """Returns what a name and the command that it begins like say."""
+    [own] = [own for start, own in commands.items() if name.startswith(start)]
+    shots = int(re.search(r"_(\d)shot", name)[1])
+    return {"datasource": name.split("_")[0], "shots": shots, **own}
+
+
+@those_of("classification")
+def test_maml_learns_images_by_the_originals_commands(path):
+    assert parse(path) == Config(
+        meta_iterations=60_000,
+        first_order=path.stem.endswith("_first_order"),
+        conv=not path.stem.endswith("_noconv"),
+        logdir=f"logs/{path.stem}",
+        **told(path.stem, OF_MAML),
+    )
+
+
+@those_of("regression")
+def test_sinusoids_are_learnt_by_the_originals_commands(path):
+    config = parse(path)
+    assert (config.shots, config.norm) == (10, "None")
+    assert (config.meta_batch_size, config.inner_steps) == (25, 1)
+    assert config.inner_lr == ALPHAS[path.stem]
+    trained = 30_000 if path.stem == "quickstart" else 70_000
+    pretrains = "pretrained" in path.stem or "oracle" in path.stem
+    assert config.phases == ((trained, 0) if pretrains else (0, trained))
+    assert config.is_oracle == ("oracle" in path.stem)
+
+
+@those_of("reptile", "shot")
+def test_reptile_learns_images_by_the_originals_commands(path):
+    name = path.stem.removeprefix("reptile_")
+    settings = {
+        "inner_batch": 10,
+        "inner_steps": 8,
+        "train_shots": 10 if name.startswith("omniglot") else 15,
+        "meta_iterations": 100_000,
+        **told(name, OF_REPTILE),
+    }
+    assert parse(path) == ReptileConfig(
+        meta_step=1.0,
+        meta_step_final=0.0,
+        meta_batch_size=5,
+        transductive=name.endswith("_transductive"),
+        folder=f"logs/{path.stem}",
+        **settings,
+    )
+
+
+@those_of("reptile", r"_g\d")
+def test_combinations_are_the_originals_commands(path):
+    _, part, *_ = path.stem.split("_")
+    parts = {"half": 0.125, "third": 0.08325, "fourth": 0.0625}
+    steps = int(path.stem[-1])
+    assert parse(path) == ReptileConfig(
+        sgd=True,
+        foml=path.stem in ("reptile_g2", "reptile_g3", "reptile_g4"),
+        inner_batch=25,
+        inner_steps=steps,
+        inner_lr=0.003,
+        train_shots=5 * steps,
+        meta_step=parts.get(part, 0.25),
+        meta_step_final=0.0,
+        meta_iterations=40_000,
+        eval_batch=25,
+        eval_steps=5,
+        eval_interval=1,
+        folder=f"logs/{path.stem}",
+    )
 
 
 def test_explains_itself_without_arguments():
