@@ -294,6 +294,11 @@ def test_surrogate_and_kl_away_from_theta(meta):
     np.testing.assert_allclose(kl, want["kl_probe"], 0, 1e-12)
 
 
+def test_goals_of_a_test_are_those_of_the_authors_files(arrays):
+    goals = Navigation().test_tasks(40)
+    np.testing.assert_array_equal(goals, arrays("paper_curves")["point_goals"])
+
+
 @pytest.mark.parametrize("env", published.RETURNS)
 def test_published_returns_are_means_of_the_authors_files(arrays, env):
     files = arrays("paper_curves")

@@ -65,6 +65,13 @@ def test_velocity_is_rewarded_by_its_distance():
     np.testing.assert_allclose(reward, want, 1e-5)
 
 
+@pytest.mark.parametrize("env", ["cheetah_vel", "ant_vel"])
+def test_velocities_of_a_test_are_those_of_the_authors_files(env, golden):
+    goals = locomotion.build(env, "paper", False).test_tasks(40)
+    expected = golden("rl/paper_curves")[f"{env}_goals"]
+    np.testing.assert_array_equal(goals[:, 0], expected)
+
+
 def test_a_step_depends_on_its_robot_alone():
     made, tasks, states = start("cheetah_dir")
     actions = tf.constant([[0.5] * 6, [-0.5] * 6])

@@ -203,6 +203,20 @@ def test_each_round_of_an_evaluation_draws_anew():
 
 
 @pytest.mark.usefixtures("float64")
+def test_step_sizes_of_an_evaluation_are_in_order():
+    goals = Navigation().test_tasks(2)
+    none, first, second = (
+        evaluation.evaluate(learner(), goals, rates, trajectories=3)
+        for rates in ([0.0, 0.0], [0.5, 0.0], [0.0, 0.5])
+    )
+    before, once, twice = none.curve.values.T
+    np.testing.assert_array_equal(second.curve.values[:, 1], once)
+    assert (first.curve.values[:, 1] != once).all()
+    assert (second.curve.values[:, 2] != twice).all()
+    np.testing.assert_array_equal(first.curve.values[:, 0], before)
+
+
+@pytest.mark.usefixtures("float64")
 def test_a_policy_adapts_to_what_its_budget_of_steps_keeps():
     made = learner()
     tasks = tf.repeat(tf.constant(Navigation().test_tasks(2))[:, None], 4, 1)
