@@ -12,6 +12,7 @@ from command_lines import run
 
 from maml_tf import checkpoints, comparison, provenance, reptile_train, train
 from maml_tf.config import Config
+from maml_tf.evaluation import AdaptationCurve
 from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
@@ -268,6 +269,18 @@ def test_a_test_leaves_a_record(runs, capsys):
     assert len(record["mean"]) == len(record["ci95"]) == 11
     assert record["settings"]["meta_batch_size"] == 2
     assert not {"data_dir", "logdir"} & {*record["settings"]}
+
+
+def test_a_record_has_means_and_half_widths_of_test_tasks():
+    # Means 2 and 1, deviations 2 and 0; half widths 1.96 · 2 / √4 and 0.
+    scores = np.array([[0.0, 1.0], [4.0, 1.0], [0.0, 1.0], [4.0, 1.0]])
+    record = train.evaluation_facts(Config(), AdaptationCurve(scores))
+    assert (record["mean"], record["ci95"]) == ([2, 1], [1.96, 0])
+    others = AdaptationCurve(scores[:, 1])
+    parts = {"train": others, "test": AdaptationCurve(scores[:, 0])}
+    record = reptile_train.evaluation_facts(ReptileConfig(), parts)
+    assert (record["mean"], record["ci95"]) == ([2], [1.96])
+    assert record["parts"] == {"train": [1, 0], "test": [2, 1.96]}
 
 
 def test_seconds_go_on_where_a_run_stopped(runs, tmp_path):

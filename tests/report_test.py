@@ -392,6 +392,17 @@ def test_protocols_tell_how_training_deviates(monkeypatch, tmp_path):
     assert kept["seed"] == 3
 
 
+def test_protocols_score_the_papers_inner_step(monkeypatch):
+    values = np.arange(22).reshape(2, 11) / 100
+    monkeypatch.setattr(protocols.train, "load_learner", lambda config: None)
+    monkeypatch.setattr(
+        protocols.train,
+        "score",
+        lambda config, learner: evaluation.AdaptationCurve(values),
+    )
+    np.testing.assert_allclose(protocols._scores(None), [3, 14])
+
+
 def test_protocols_pair_the_same_tasks_alone():
     base, scores = np.array([50.0, 70.0, 90.0]), np.array([60.0, 70.0, 95.0])
     paired = protocols._row("x", scores, base, True)

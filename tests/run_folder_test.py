@@ -188,6 +188,14 @@ def test_what_a_killed_process_left_goes(undisturbed, tmp_path, monkeypatch):
     assert left == {"model200.npz", "model300.npz"}
 
 
+def test_the_last_ten_checkpoints_are_kept(tmp_path):
+    for iteration in range(95, 108):
+        checkpoints.save(tmp_path, {}, "meta", iteration, {})
+    found = checkpoints.list_checkpoints(tmp_path)
+    assert [checkpoint.iteration for checkpoint in found] == [*range(98, 108)]
+    assert checkpoints.latest(tmp_path) == found[-1]
+
+
 @pytest.mark.parametrize("place", np.linspace(0, 0.999, 40))
 def test_no_flipped_bit_goes_unseen(place, undisturbed, tmp_path):
     [good] = undisturbed.glob("*/model300.npz")

@@ -5,10 +5,23 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from maml_tf import main_rl, reptile_train, samplers, train
+from maml_tf import (
+    FOML,
+    Reptile,
+    datasets,
+    inner_optimizers,
+    losses,
+    main_rl,
+    omniglot,
+    reptile_train,
+    samplers,
+    train,
+)
 from maml_tf.config import Config
 from maml_tf.image_classes import ImageClasses
+from maml_tf.packing import Packed
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.rl import train as rl_train
 from maml_tf.rl.navigation import Navigation
@@ -80,6 +93,28 @@ def test_settings_of_maml_reach_the_learner(settings, attributes):
     assert any(getattr(plain, n) != v for n, v in attributes.items())
 
 
+def test_both_losses_are_sums_per_support_image_of_a_class():
+    made = maml(shots=3)
+    assert made.inner_loss == made.loss == losses.CrossEntropy(3)
+    assert [*made.task_metrics.values()] == [made.loss, losses.accuracy]
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "expected"),
+    [
+        ({"conv": False}, lambda n: n.name, "omniglot_mlp"),
+        ({"ways": 7}, lambda n: n.output_shape[-1], 7),
+        ({"num_filters": 3}, lambda n: n.layers[0].filters, 3),
+        ({"max_pool": True}, lambda n: n.layers[0].max_pool, True),
+        ({"norm": "None"}, lambda n: len(n.variables), 10),
+        ({"norm_gradient": "legacy"}, lambda n: n.layers[0].gradient, "legacy"),
+    ],
+)
+def test_settings_reach_the_network(settings, found, expected):
+    plain, network = maml().network, maml(**settings).network
+    assert found(network) == expected != found(plain)
+
+
 def test_adapt_reaches_the_learner():
     assert len(maml(adapt="head").adapted) == 2
     assert len(maml().adapted) > 2
@@ -109,6 +144,31 @@ def test_tasks_of_training_and_test_are_the_originals_lists(drawn):
     train.test_tasks(Config("omniglot", shots=1, train=False, seed=3))
     assert (drawn["list_seed"], drawn["length"], drawn["seed"]) == (6, 600, 1)
     assert drawn["rotate"]
+
+
+@pytest.mark.parametrize(("trains", "images"), [(True, 16), (False, 2)])
+def test_mini_imagenet_has_queries_of_its_own_in_training(
+    trains, images, drawn
+):
+    config = Config("miniimagenet", max_pool=True, shots=1, train=trains)
+    tasks = train.training_tasks if trains else train.test_tasks
+    tasks(config)
+    assert (drawn["shots"], drawn["images"]) == (1, images)
+    assert not drawn["rotate"] and drawn["white"] == 255
+
+
+def test_a_test_has_no_fewer_tasks_than_it_says(drawn):
+    config = Config("omniglot", train=False, test_tasks=9)
+    assert train.test_tasks(config).cardinality() == 2  # of 8 each
+
+
+def test_a_score_is_the_mean_over_orders_of_labels(monkeypatch):
+    labels = np.array([[0, 1], [2, 2]])
+    data = tf.data.Dataset.from_tensors(((0, labels, 0), labels))
+    monkeypatch.setattr(train, "test_tasks", lambda config: data)
+    config = Config("omniglot", ways=3, label_permutations=2, test_tasks=1)
+    curve = train._curve(config, lambda x, y: {"label": y})
+    np.testing.assert_array_equal(curve.values, [[0.5, 1.5]])
 
 
 @pytest.mark.parametrize("test_set", [False, True])
@@ -168,6 +228,30 @@ def test_settings_of_reptile_reach_the_learner(field, value, attribute):
     assert getattr(reptile(**{field: value}), attribute) == value
 
 
+@pytest.mark.parametrize(
+    ("settings", "optimizer"),
+    [
+        ({}, inner_optimizers.Adam(0.3)),
+        ({"sgd": True}, inner_optimizers.SGD(0.3)),
+    ],
+)
+def test_the_inner_optimizer_of_reptile(settings, optimizer):
+    assert reptile(inner_lr=0.3, **settings).inner_optimizer == optimizer
+
+
+def test_foml_is_another_learner_with_a_tail():
+    tailed = ReptileConfig(foml=True, tail_shots=2)
+    made = reptile_train.build_learner(tailed)
+    assert type(made) is FOML and made.tail_shots == 2
+    assert type(reptile(foml=True)) is FOML
+    assert type(reptile()) is Reptile
+
+
+def test_the_inner_loss_of_reptile_is_a_sum():
+    made = reptile_train.build_learner(ReptileConfig(shots=3))
+    assert made.inner_loss == losses.CrossEntropy(1)
+
+
 def test_the_meta_step_decays():
     made = reptile(meta_step=1.0, meta_step_final=0.25, meta_iterations=4)
     made.optimizer.iterations.assign(2)
@@ -213,6 +297,58 @@ def test_reptile_rotates_in_training_alone(drawn):
         assert drawn["seed"] == 2 << 32
 
 
+@pytest.mark.parametrize("source", ["omniglot", "miniimagenet"])
+def test_reptile_trains_with_more_shots_than_it_is_tested_with(source, drawn):
+    config = ReptileConfig(source, shots=2, train_shots=9)
+    reptile_train.training_tasks(config)
+    drawings = source == "omniglot"
+    assert drawn["part"] == "train" and drawn["shots"] == 9
+    assert drawn["rotate"] == drawings
+    assert drawn["white"] == (1 if drawings else 255)
+    reptile_train.evaluation_tasks(config, "test", 1, 2)
+    assert drawn["shots"] == 3  # and a query
+
+
+def test_a_score_of_reptile_is_of_so_many_tasks(monkeypatch):
+    monkeypatch.setattr(
+        reptile_train,
+        "evaluation_tasks",
+        lambda config, part, group, stream: lambda t: (t, tf.zeros([group])),
+    )
+    config = ReptileConfig(eval_tasks=reptile_train.EVALUATION_GROUP + 1)
+    found = reptile_train._score(config, lambda x, y, t: y, "test")
+    assert len(found.values) == config.eval_tasks
+
+
+def test_the_seed_divides_the_classes_of_reptile(monkeypatch):
+    names = tuple(map(str, range(1623)))
+    data = ImageClasses(np.zeros([1, 28, 28, 1], np.uint8), names, ((),) * 1623)
+    monkeypatch.setattr(omniglot, "load_omniglot", lambda *_: data)
+    parts = [
+        reptile_train.image_classes.__wrapped__(ReptileConfig(seed=3), part)[1]
+        for part in ("train", "test")
+    ]
+    expected = omniglot.split_omniglot_reptile(names, 3)
+    for found, part in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(found, part)
+
+
+def test_photos_are_resized_as_the_originals_do(monkeypatch):
+    told = []
+
+    def load(part, resample, **where):
+        told.append((part, resample))
+        return Packed("", 0, ImageClasses(np.zeros(0), (), ()))
+
+    monkeypatch.setattr(datasets, "load_mini_imagenet", load)
+    settings = {"datasource": "miniimagenet", "max_pool": True}
+    train.image_classes(Config(**settings), "validation")
+    config = ReptileConfig("miniimagenet")
+    reptile_train.image_classes.__wrapped__(config, "test")
+    Filter = Image.Resampling
+    assert told == [("validation", Filter.LANCZOS), ("test", Filter.NEAREST)]
+
+
 # maml-rl-tf
 
 
@@ -250,6 +386,26 @@ def test_each_iteration_of_a_policy_draws_anew():
     for one, other, same in zip(first, second, again, strict=True):
         assert (one != other).numpy().any()
         np.testing.assert_array_equal(other, same)
+
+
+def test_tasks_have_trajectories_or_each_trajectory_its_task():
+    few = "--meta_batch_size=2", "--fast_batch_size=3"
+    by_trpo = "--algo=pretrain", "--pretrain_with=trpo"
+    for line, shape in (((), (2, 3)), (by_trpo, (1, 6))):
+        config = policy(*few, *line)
+        drawn, _ = rl_train.training_tasks(config, Navigation(), 1)(0)
+        assert drawn.shape == [*shape, 2]
+        assert len(np.unique(drawn[..., 0])) == (6 if line else 2)
+
+
+@pytest.mark.parametrize(("more", "drawn"), [([], 4), (["9"], 16)])
+def test_trajectories_of_a_policys_test(more, drawn, tmp_path):
+    line = "--algo=random --test_goals=3 --test_trajectories=4"
+    line += " --max_path_length=5 --test_updates=0"
+    budget = [f"--test_transitions={steps}" for steps in more]
+    config = policy(*line.split(), *budget, f"--logdir={tmp_path}")
+    [found] = rl_train.evaluate(config).trajectories
+    assert found.mask.shape == [3, drawn, 5]
 
 
 def test_the_seed_draws_the_goals():
