@@ -205,6 +205,9 @@ def test_pretrained_only_evaluates(tmp_path, capsys):
     capsys.readouterr()
     assert run(tmp_path, *SINE, "--pretrained") == 0
     assert rows(tmp_path / "evaluation.csv") == first
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    found = [float(first[0][name]) for name in ("mean", "ci95")]
+    assert found == record["parts"][first[0]["classes"]]
     assert "batch" not in capsys.readouterr().out
     assert (tmp_path / "model200.npz").read_bytes() == before
 

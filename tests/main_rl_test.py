@@ -84,8 +84,9 @@ def test_resuming_gives_the_same_numbers(whole, tmp_path, capsys):
 def test_a_record_says_what_was_measured(whole):
     record = records.read(whole / "evaluation.json")
     table = rows(whole / "evaluation.csv")
-    means = [float(number) for number in list(table[0].values())[-3:]]
-    np.testing.assert_allclose(record["mean"], means, 1e-6)
+    for name, row in ("mean", table[0]), ("ci95", table[2]):
+        numbers = [float(number) for number in row.values()]
+        np.testing.assert_allclose(record[name], numbers, 1e-6)
     assert record["algo"] == "maml_trpo"
     assert record["metric"] == "return"
     assert (record["tasks"], record["shots"]) == (3, 4)
