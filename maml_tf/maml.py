@@ -201,8 +201,7 @@ class MAML(Learner):
 
     def train_step(self, data):
         """Makes a meta-update, or one for each meta-batch of a block."""
-        data = tuple(part for part in data if part is not None)
-        data = _map(task_data.tensor, data)
+        data = _tensors(data)
         if self.block == 1:
             return self._update(data)
         replicas.require_none("block", self.block)
@@ -237,6 +236,7 @@ class MAML(Learner):
           `((loss, gradients), predictions)`, a gradient for each of the
           `trainable_variables`, of the loss as the optimizer scales it.
         """
+        data = _tensors(data)
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         task_data.require_tasks(self.network, x)
         seeds = self._seeds(shapes.leading(x), training=True)
@@ -575,6 +575,11 @@ class JointTraining(MAML):
 
 
 _map = tf.nest.map_structure
+
+
+def _tensors(data):
+    """Returns `(inputs, query_y)` as tensors, and weights if there are any."""
+    return _map(task_data.tensor, tuple(p for p in data if p is not None))
 
 
 def _sizes(inputs):

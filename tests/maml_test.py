@@ -779,9 +779,10 @@ def test_a_loss_over_all_tasks_takes_them_at_once(loss):
             learner.meta_gradient(((x, x, x), x))
 
 
-def test_arrays_have_a_meta_gradient():
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_arrays_have_a_meta_gradient(engine):
     network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
-    learner = MAML(network, "mse", inner_lr=0.1)
+    learner = MAML(network, "mse", inner_lr=0.1, engine=engine)
     learner.compile("sgd", "mse")
     x = np.ones([4, 3, 1], "float32")
     (loss, _), _ = learner.meta_gradient(((x, x, x), x))
