@@ -93,6 +93,13 @@ class Learner(Replicated):
         """Trains as Keras does, see `fit`."""
         return _without_class_weight(super().train_on_batch, args, options)
 
+    def add_loss(self, loss):
+        """Raises `ValueError`: a loss is of a task, and so the network's."""
+        raise ValueError(
+            "add_loss: expected a layer of the network to call its own, got "
+            f"{loss!r} for the learner. Or give its class a `compute_loss`."
+        )
+
     @property
     def losses(self):
         """Nothing: the network's own losses are part of each task's."""

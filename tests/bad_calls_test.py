@@ -484,6 +484,16 @@ def test_weights_of_classes(call, here):
     check_error(lambda: call(learner), [fragment], here)
 
 
+@pytest.mark.parametrize("make", [maml(), reptile()], ids=["MAML", "Reptile"])
+def test_a_loss_of_the_learner_that_nothing_would_add(make, here):
+    learner = make()
+    check_error(
+        lambda: learner.add_loss(0.5),
+        ["add_loss: expected a layer of the network", "got 0.5"],
+        here,
+    )
+
+
 @pytest.mark.parametrize("option", [{"reduction": "sum"}, {"ignore_class": 1}])
 def test_a_loss_that_is_no_mean_of_tasks_that_run_apart(option, here):
     learner = maml(engine="looped")()
