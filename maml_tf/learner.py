@@ -167,10 +167,15 @@ class Learner(Replicated):
             "are its `network` and what `adapt` returns, each with an `export`."
         )
 
-    def save(self, *args, **options):
+    def save(self, filepath, *args, **options):
         """Saves all of it; a file that is there is left if that cannot be."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "save: expected a file name that ends in .keras, or with "
+                f"`save_weights` in .weights.h5, got {str(filepath)!r}."
+            )
         _require_no_low_rank(self.network)
-        super().save(*args, **options)
+        super().save(filepath, *args, **options)
 
     def save_weights(self, *args, **options):
         """Saves the weights, see `save`."""

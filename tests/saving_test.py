@@ -287,5 +287,14 @@ def test_low_rank_factors_are_not_saved_by_a_function_either(tmp_path):
         keras.saving.save_model(low_rank(True), tmp_path / "learner.keras")
 
 
+@pytest.mark.parametrize("ending", ["h5", "hdf5"])
+def test_a_file_that_keras_would_break_off_is_refused(ending, tmp_path):
+    path = tmp_path / f"learner.{ending}"
+    path.write_text("an older learner")
+    with pytest.raises(ValueError, match=r"ends in \.keras, .* got '.*5'"):
+        compiled(LEARNERS["maml"]).save(path, overwrite=True)
+    assert path.read_text() == "an older learner"
+
+
 def test_low_rank_factors_that_are_frozen_are_saved(tmp_path):
     low_rank(is_trained=False).save(tmp_path / "learner.keras")
