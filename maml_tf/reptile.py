@@ -146,6 +146,7 @@ class Reptile(Learner):
         if weight is not None:
             raise ValueError("sample_weight: expected none, all tasks count.")
         x, y = _map(task_data.tensor, (x, y))
+        _require_no_queries(self.network, x)
         task_data.require_inputs(self.network, x, "B, n")
         task_data.require_same_examples(x, y, "B, n")
         change, state, loss = self.changes(x, y, self.draw(y))
@@ -470,6 +471,14 @@ def _has_queries(network, x):
     inputs = len(getattr(network, "inputs", None) or [x])
     is_triple = isinstance(x, (list, tuple)) and len(x) == 3
     return is_triple and len(tf.nest.flatten(x)) > inputs
+
+
+def _require_no_queries(network, x):
+    if _has_queries(network, x):
+        raise ValueError(
+            "The data: expected `(support_x, support_y)` in training, found "
+            "queries, too; `data.map(lambda x, y: (x[0], x[1]))` has none."
+        )
 
 
 def _require_one_type(network):

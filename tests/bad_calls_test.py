@@ -396,6 +396,16 @@ def test_targets_of_reptile_in_training(y, fragment, here):
     check_error(lambda: learner.fit(QUERY, y, verbose=0), [fragment], here)
 
 
+def test_queries_in_the_training_of_reptile(here):
+    learner = reptile()()
+    learner.compile("sgd")
+    check_error(
+        lambda: learner.fit((QUERY, LABELS, QUERY), LABELS, verbose=0),
+        ["expected `(support_x, support_y)` in training, found queries"],
+        here,
+    )
+
+
 def test_tensors_of_any_number_of_axes(here):
     learner = maml()()
     learner.compile("sgd")
