@@ -34,15 +34,13 @@ class Step(NamedTuple):
 
     Attributes:
       theta: the new parameters `[P]`, or the old ones if none was accepted.
-      before: the surrogate at the old parameters.
-      after: the surrogate at the new ones.
+      after: the surrogate at the new parameters.
       kl: KL(old ‖ new).
       backtracks: how often the full step was shortened; 15 if none was
         accepted.
     """
 
     theta: tf.Tensor
-    before: tf.Tensor
     after: tf.Tensor
     kl: tf.Tensor
     backtracks: tf.Tensor
@@ -282,4 +280,4 @@ def line_search(
         for old, new in zip(kept, found, strict=True)
     ]
     tries = tf.where(rejected, n, n - 1)
-    return Step(found[0], before, found[1], found[2], tries)
+    return Step(*found, tries)
