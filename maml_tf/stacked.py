@@ -98,8 +98,13 @@ def many_tasks(model: keras.Model, variables: Sequence) -> ApplyFn:
             _require_no_random_layers(model)
         values = dict(zip(map(id, variables), parameters, strict=True))
         weight = _Weights(values, seed)
-        with exact.operations():
-            return _run(_graph(model), weight, x)
+        with (
+            exact.operations(),
+            keras.StatelessScope(collect_losses=True) as scope,
+        ):
+            prediction = _run(_graph(model), weight, x)
+        _require_all_said(model, scope)
+        return prediction
 
     return apply_fn
 
@@ -200,6 +205,18 @@ class _Weights:
         """Returns a value `[B, *shape]`, or a `Tied` one."""
         value = self._values.get(id(variable), Tied(variable.value))
         return shapes.cast(value, self._dtype)
+
+
+def _require_all_said(model, scope):
+    """Refuses what a rule knows nothing of, and would be of all tasks."""
+    generators = {id(v) for v in functional.seed_generators(model)}
+    drawn = generators & scope.state_mapping.keys()
+    if drawn or scope.losses:
+        found = "adds a loss" if scope.losses else "draws random numbers"
+        raise ValueError(
+            f"Cannot stack tasks: in {model.name!r} a layer {found}, which "
+            "its rule does not. Choose engine='looped'."
+        )
 
 
 def _require_no_random_layers(model):

@@ -224,6 +224,31 @@ def test_example_by_example_trains():
     np.testing.assert_array_equal(actual, np.full([2, 2, 1], 2.0))
 
 
+class AddsLoss(layers.Layer):
+    def call(self, x):
+        self.add_loss(tf.reduce_mean(x))
+        return tf.identity(x)
+
+
+class Draws(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(tf.shape(x), seed=self.generator)
+
+
+@pytest.mark.parametrize(
+    "layer, found", [(AddsLoss, "adds a loss"), (Draws, "draws random numbers")]
+)
+def test_what_a_rule_leaves_out_is_refused(layer, found):
+    stacked.rule(layer)(stacked.example_by_example)
+    apply_fn = stacked.many_tasks(sequential(layer()), [])
+    with pytest.raises(ValueError, match=f"a layer {found}, which its rule"):
+        apply_fn([], tf.ones([2, 1, *IMAGE]), tf.constant([0, 1], tf.int64))
+
+
 def certain(*last):
     """Returns a network whose probabilities round to 0 and 1."""
     network = keras.Sequential([keras.Input((2,)), *last])
