@@ -36,6 +36,25 @@ class Dilated(keras.layers.Layer):
         return x[:, :, 0, 0]
 
 
+@keras.saving.register_keras_serializable("self_check_test")
+class Hiding(keras.layers.Layer):
+    """Scales; a custom gradient knows of arguments and variables alone."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape[-1:], "ones", name="factor")
+
+    def call(self, x):
+        @tf.custom_gradient
+        def scaled(x):
+            def gradient(dy, variables=()):
+                return factor * dy, [tf.reduce_sum(x * dy, 0)] * len(variables)
+
+            factor = tf.convert_to_tensor(self.factor)
+            return factor * x, gradient
+
+        return scaled(x)
+
+
 class Own(keras.Model):
     """A model that Keras cannot copy."""
 
@@ -89,7 +108,7 @@ def test_second_order_yes(learner):
     assert keras.config.floatx() == "float32"
 
 
-@pytest.mark.parametrize("layer", [Halved, Dilated])
+@pytest.mark.parametrize("layer", [Halved, Dilated, Hiding])
 def test_the_layer_that_breaks_it_is_named(layer):
     found = check_meta_gradient(network(layer(name="culprit")), task())
     assert not found.second_order
