@@ -84,7 +84,8 @@ class MAML(Learner):
       inner_steps: inner steps in training, U ≥ 0. With 0 it is ordinary
         training on the query sets; moving averages, as those of Keras's batch
         normalisation, stay as they are.
-      test_inner_steps: inner steps outside training; default `inner_steps`.
+      test_inner_steps: inner steps outside training; default `inner_steps` as
+        given here, not as set later.
       first_order: whether inner gradients are constants (FOMAML).
       adapt: what the inner loop adapts: variables, layers, a function that
         tells it of a variable, or a name, see `maml_tf.selection.select`. The

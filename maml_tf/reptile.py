@@ -54,8 +54,9 @@ class Reptile(Learner):
       inner_batch: b, the size of mini-batches; default the support set.
       inner_loss: of a mini-batch, see `MAML`. The default is the sum of
         cross-entropies, of logits.
-      test_inner_steps: U outside training; default `inner_steps`.
-      test_inner_batch: b outside training; default `inner_batch`.
+      test_inner_steps: U outside training; default `inner_steps` as given here,
+        not as set later.
+      test_inner_batch: b outside training; default `inner_batch` likewise.
       replacement: whether each mini-batch is a sample of its own, see
         `descent.draw_batches`.
       weight_decay: multiplies all parameters before each inner step.
