@@ -214,6 +214,27 @@ def test_fits_as_a_keras_model_with_a_schedule():
     assert scores["loss"] < first and scores["mae"] > 0
 
 
+class OfThree(keras.Model):
+    """A network of three inputs, which it does not tell of."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self([np.ones([1, 1])] * 3)
+
+    def call(self, inputs):
+        return self.dense(tf.concat(inputs, -1))
+
+
+def test_three_inputs_are_not_taken_for_queries():
+    made = Reptile(OfThree(), SGD(0.1), inner_steps=1, inner_loss="mse")
+    made.compile("sgd")
+    x, y = data()
+    before = made.network.get_weights()
+    made.train_on_batch((x, x, x), y)
+    assert differ(before, made.network.get_weights())
+
+
 def test_the_plan_lists_the_layers():
     plan = learner(optimizer=Adam(0.01)).execution_plan()
     assert plan.choice.engine == "looped"
