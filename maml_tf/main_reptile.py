@@ -109,7 +109,7 @@ def _run(arguments):
         legacy.save(prefix, reptile_train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     else:
-        if not config.pretrained:
+        if config.train:
             reptile_train.train(config)
         if distribution.is_chief(config):
             _report(config, reptile_train.evaluate(config))

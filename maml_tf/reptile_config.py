@@ -75,6 +75,11 @@ class ReptileConfig(Supervised):
         self._check_combinations()
 
     @property
+    def train(self) -> bool:
+        """Whether it is a training, in the word of `maml-tf`."""
+        return not self.pretrained
+
+    @property
     def training_shots(self) -> int:
         """Examples of a class in the support sets of training."""
         return self.train_shots or self.shots
@@ -97,11 +102,11 @@ class ReptileConfig(Supervised):
                 "none unless tasks share no moments: --reset-inner-optimizer "
                 "or --sgd",
             )
-        if self.tail_shots is not None and not self.pretrained:
+        if self.tail_shots is not None and self.train:
             self._check_tail()
         if self.replacement:
             self._check_batch("eval_batch", self.shots)
-            if not self.pretrained:
+            if self.train:
                 left = self.training_shots - (self.tail_shots or 0)
                 self._check_batch("inner_batch", left)
 

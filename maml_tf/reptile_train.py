@@ -388,7 +388,7 @@ def evaluation_facts(
         "classes": "test" if images else None,
         "norm_statistics": config.norm_statistics if images else None,
         "test_rotations": False if config.datasource == "omniglot" else None,
-        "selected": "imported" if _imports(config) else "latest",
+        "selected": "imported" if run_folder.tests_import(config) else "latest",
     }
 
 
@@ -405,7 +405,7 @@ def load_learner(config: ReptileConfig) -> reptile.Reptile:
 
 def _restore(config, learner):
     """Restores the latest checkpoint and returns it, if it is one of ours."""
-    if _imports(config):
+    if run_folder.tests_import(config):
         _import(config, learner)
         return None
     checkpoint = checkpoints.find(config.folder)
@@ -423,16 +423,6 @@ def _require_same(config, checkpoint):
     if not config.sgd:
         names.append("sgd")  # Adam's moments are in no checkpoint of SGD.
     run_folder.require_same(config, checkpoint, names)
-
-
-def _imports(config):
-    """Returns whether a test or an export is of the checkpoint to import.
-
-    A training line imports what it starts from, until it has its own.
-    """
-    trains = not config.pretrained
-    own = trains and checkpoints.list_checkpoints(config.folder)
-    return bool(config.import_checkpoint and not own)
 
 
 def _import(config, learner):
@@ -470,7 +460,7 @@ def smooth_curves(config: ReptileConfig) -> dict:
     Raises:
       ValueError: if the folder's `curve.csv` is not of these parts.
     """
-    if _imports(config):
+    if run_folder.tests_import(config):
         return {}
     path, names = os.path.join(config.folder, "curve.csv"), curve_parts(config)
     rows = logs.read_rows(path, columns=names)

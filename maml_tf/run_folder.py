@@ -142,8 +142,10 @@ class RunFolder:
         """
         several = self.config.strategy == "multi_worker" and self.resumes
         done = checkpoints.latest(self.config.folder) if several else None
-        over = done is not None and done.iteration >= iterations
-        return over and self.is_over(self.latest(), iterations)
+        if done is None or done.iteration < iterations:
+            return False
+        with self.entered():
+            return self.is_over(self.latest(), iterations)
 
     def describe(self, explanation: str) -> None:
         """Writes `config.json`: the settings, what they mean, the history.
@@ -229,6 +231,15 @@ def make_writable(config) -> None:
     """
     make(config)
     files.require_room(config.folder)
+
+
+def tests_import(config) -> bool:
+    """Returns whether a test or an export is of the checkpoint to import.
+
+    A training line imports what it starts from, until it has its own.
+    """
+    own = config.train and checkpoints.list_checkpoints(config.folder)
+    return bool(config.import_checkpoint and not own)
 
 
 def require_same(

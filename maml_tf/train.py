@@ -444,7 +444,7 @@ def _spare_the_originals(config):
     table, record = (f"{result_stem(config)}.{end}" for end in ("csv", "json"))
     # Its results have our names, but no record beside them.
     theirs = os.path.exists(table) and not os.path.exists(record)
-    if _imports(config) and theirs:
+    if run_folder.tests_import(config) and theirs:
         words = f"another folder than that of the original's {table}"
         config.refuse("logdir", words)
 
@@ -521,7 +521,7 @@ def load_learner(config: Config) -> MAML:
 
 def _restore(config, learner, score):
     """Restores the chosen checkpoint and returns it, if it is one of ours."""
-    if _imports(config):
+    if run_folder.tests_import(config):
         legacy.restore(config.import_checkpoint, learner)
         return None
     if config.select == "validation":
@@ -539,18 +539,9 @@ def _require_same(config, checkpoint):
     run_folder.require_same(config, checkpoint, network)
 
 
-def _imports(config):
-    """Whether a test or an export is of the checkpoint to import.
-
-    A training line imports what it starts from, until it has its own.
-    """
-    own = config.train and checkpoints.list_checkpoints(config.folder)
-    return bool(config.import_checkpoint and not own)
-
-
 def selected(config: Config) -> str:
     """Returns which checkpoint is tested, in words."""
-    if _imports(config):
+    if run_folder.tests_import(config):
         return "imported"
     return config.select if config.test_iter == -1 else "iteration"
 
