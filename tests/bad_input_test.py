@@ -378,7 +378,7 @@ FOLDERS = {
     ),
     "a text file": (
         archive("data", b"images"),
-        ["--data_dir=data", "expected images", "no such image"],
+        ["--data_dir=data", "expected images", "found a file that is none"],
     ),
     "a link to itself": (
         lambda home: (home / "data").symlink_to("data"),

@@ -612,7 +612,7 @@ def test_all_tables_of_a_run_are_looked_at(undisturbed):
     assert tables <= {*run_folder.TABLES}
     package = pathlib.Path(run_folder.__file__).parent
     text = "".join(path.read_text() for path in package.rglob("*.py"))
-    named = re.findall(r'\btable\(\s*"([a-z_]+\.csv)"', text)
+    named = re.findall(r'\b(?:table|scores)\(\s*"([a-z_]+\.csv)"', text)
     assert {*named} == {*run_folder.TABLES}
 
 
