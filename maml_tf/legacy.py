@@ -209,8 +209,7 @@ _NETWORKS = {
     "reptile_omniglot_conv": (_reptile, _OMNIGLOT),
     "reptile_mini_imagenet_conv": (_reptile, _MINI_IMAGENET),
 }
-"""How the originals name a network's weights, and the settings that it tells.
-"""
+"""How an original names a network's weights, and the settings it tells."""
 
 
 def _suffix(index):
