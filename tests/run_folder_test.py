@@ -536,7 +536,9 @@ def test_signals_end_it_in_the_usual_way(name, times, status, saved, tmp_path):
         assert f"Stopped by {name}; the same command" in process.stdout
 
 
-def test_a_signal_that_ends_the_reader_too_saves(tmp_path):
+# Buffered, what is printed before training waits; unbuffered it fails at once.
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_signal_that_ends_the_reader_too_saves(unbuffered, tmp_path):
     """As Ctrl-C does to `| tee log`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -546,7 +548,7 @@ def test_a_signal_that_ends_the_reader_too_saves(tmp_path):
         [sys.executable, "-c", code, *line],
         stdout=writer,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     os.close(writer)
     assert process.returncode == 130, process.stderr
