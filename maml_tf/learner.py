@@ -1,5 +1,6 @@
 """What all meta-learners share: losses, seeds, and how Keras saves them."""
 
+import functools
 import inspect
 
 import keras
@@ -11,6 +12,25 @@ from maml_tf.copies import adapted_copy
 from maml_tf.replicas import Replicated
 
 _REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
+def _repeatable(method):
+    """Returns a method of Keras that can be called again after an error.
+
+    A graph that breaks off while it is made would refuse its variables the
+    next time, as not of its first call.
+    """
+    method = compiled.naming_labels(method)
+
+    @functools.wraps(method)
+    def repeatable(learner, *args, **options):
+        try:
+            return method(learner, *args, **options)
+        except Exception:
+            learner._trace_anew()
+            raise
+
+    return repeatable
 
 
 class Learner(Replicated):
@@ -31,8 +51,8 @@ class Learner(Replicated):
     )
     """Arguments, and what is made of one, that stay what they are."""
 
-    evaluate = compiled.naming_labels(Replicated.evaluate)
-    predict = compiled.naming_labels(Replicated.predict)
+    evaluate = _repeatable(Replicated.evaluate)
+    predict = _repeatable(Replicated.predict)
 
     def __init__(self, name: str | None = None):
         super().__init__(name=name, dtype=keras.config.floatx())
@@ -84,11 +104,12 @@ class Learner(Replicated):
         """Returns φ after inner steps on one task, and the seed of it all."""
         raise NotImplementedError
 
-    @compiled.naming_labels
+    @_repeatable
     def fit(self, *args, **options):
         """Trains as Keras does; tasks have no class that could weigh more."""
         return _without_class_weight(super().fit, args, options)
 
+    @_repeatable
     def train_on_batch(self, *args, **options):
         """Trains as Keras does, see `fit`."""
         return _without_class_weight(super().train_on_batch, args, options)

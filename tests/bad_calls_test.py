@@ -584,6 +584,15 @@ def test_scoring_what_predicts_at_its_end_alone(here):
     )
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
+def test_right_data_after_wrong_ones(method, here):
+    learner = maml()()
+    learner.compile("adam", CROSS_ENTROPY, metrics=["accuracy"])
+    call = getattr(learner, method)
+    check_error(lambda: call(QUERY, LABELS), ["The data: expected `(("], here)
+    call((QUERY, LABELS, QUERY), LABELS)
+
+
 def test_a_layer_that_is_frozen_late(here):
     model = network(layers.Dense(2))
     learner = reptile(model)()
