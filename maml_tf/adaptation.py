@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maml_tf.checks import at_least
 from maml_tf.losses import TaskLoss
 from maml_tf.remat import rematerialised
 from maml_tf.seeds import keyword
@@ -85,7 +86,11 @@ def adapt(
       remat: whether a step is computed again when it is differentiated.
       seed: integers `[2]`, of which every step gets others, if `apply_fn`
         draws random numbers.
+
+    Raises:
+      ValueError: if U is no integer of at least 0.
     """
+    at_least(0, inner_steps=inner_steps)
 
     def learn(phi, u):
         """Returns ∇_φ L at φ, and the support predictions."""

@@ -10,6 +10,8 @@ import os
 
 import tensorflow as tf
 
+from maml_tf.checks import at_least
+
 _VARIABLE = "TF_NUM_INTRAOP_THREADS"
 
 
@@ -26,8 +28,10 @@ def share_cores(tasks: int) -> None:
       tasks: how many tasks there are to run side by side, B.
 
     Raises:
+      ValueError: if it is no integer of at least 1.
       RuntimeError: if TensorFlow has started with other threads.
     """
+    at_least(1, tasks=tasks)
     if _VARIABLE not in os.environ:
         threads = max(1, _count() // tasks)
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -101,13 +101,13 @@ def scorer(learner, metrics: Mapping[str, TaskLoss]) -> Callable:
             "The learner: expected a MAML, which predicts after each step, got "
             f"a {type(learner).__name__}."
         )
+    metrics = {k: losses.per_task(m, 1) for k, m in metrics.items()}
 
     @tf.function
     def score(x, y):
         predictions = learner(x, training=False)
 
         def curve(metric):
-            metric = losses.per_task(metric, 1)
             after = [metric(y, query) for query in predictions.query[1:]]
             before = metric(x[1], predictions.support)
             return tf.stack([before, *after], axis=-1)

@@ -140,7 +140,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     if isinstance(loss, keras.Loss):
         _require_last_axes(loss)
         reduce = tf.reduce_sum if loss.reduction == "sum" else _mean
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, keras.Metric):
         raise ValueError(
             f"The loss: expected one of Keras or a function, got {loss!r}."
         )

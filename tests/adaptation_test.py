@@ -85,6 +85,18 @@ def test_stack_of_tasks_is_task_by_task():
     np.testing.assert_allclose(np.ravel(gradient), [1.53125, 1.216], 1e-14)
 
 
+def test_steps_below_zero_are_refused():
+    with pytest.raises(ValueError, match="inner_steps: expected at least 0"):
+        adapt(
+            linear,
+            losses.mean_squared_error,
+            tensors([THETA]),
+            *tensors(SUPPORT),
+            update=gradient_descent(0.1),
+            inner_steps=-1,
+        )
+
+
 def test_parameter_without_influence_stays():
     adaptation = adapt(
         linear,

@@ -16,6 +16,7 @@ from maml_tf import (
     MetaSGD,
     Reptile,
     losses,
+    share_cores,
     tasks,
 )
 from maml_tf.cache import DataError
@@ -275,6 +276,10 @@ ARGUMENTS = {
         maml(task_metrics={"a": "speed"}),
         "Could not interpret loss identifier: speed",
     ),
+    "a metric of Keras that counts": (
+        maml(task_metrics={"a": keras.metrics.SparseCategoricalAccuracy()}),
+        "expected one of Keras or a function, got <SparseCategoricalAccuracy",
+    ),
     "metrics without names": (
         maml(task_metrics=["mae"]),
         "task_metrics: expected losses by name, in a dictionary, got ['mae']",
@@ -305,6 +310,8 @@ ARGUMENTS = {
     ),
     "no shots": (lambda: losses.CrossEntropy(0), "shots: expected at least 1"),
     "half a shot": (lambda: losses.CrossEntropy(0.5), "shots: expected an int"),
+    "cores for no tasks": (lambda: share_cores(0), "tasks: expected at least"),
+    "cores for half a task": (lambda: share_cores(0.5), "tasks: expected an i"),
 }
 
 
@@ -582,6 +589,12 @@ def test_scoring_what_predicts_at_its_end_alone(here):
         ["The learner: expected a MAML", "got a Reptile."],
         here,
     )
+
+
+def test_a_score_there_is_none_of():
+    data = tasks.from_arrays(X, Y, ways=2, shots=2, queries=2).take(1)
+    with pytest.raises(ValueError, match="^Could not interpret loss .*: speed"):
+        adaptation_curve(maml()(), data, "speed")
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
