@@ -230,8 +230,7 @@ def _compare(values, folders):
 
 def _protocol(config):
     """Returns the choices that change a published number, in words."""
-    if not config.is_classification:
-        return f"{config.test_tasks} tasks, {config.queries} queries each"
+    images = config.is_classification
     statistics = {
         "queries": "all queries of a task (transductive)",
         "support_and_query": "the support set and one query",
@@ -239,12 +238,14 @@ def _protocol(config):
     }[config.norm_statistics]
     parts = [
         f"{config.test_tasks} tasks",
-        f"queries of a class: {config.queries}",
+        f"queries of a class: {config.queries}"
+        if images
+        else f"{config.queries} queries each",
         f"statistics of {statistics}" * (config.norm == "batch_norm"),
         f"turned characters: {'yes' if config.test_rotations else 'no'}"
         if config.datasource == "omniglot"
         else "",
-        f"orders of labels: {config.label_permutations}",
+        f"orders of labels: {config.label_permutations}" * images,
         f"checkpoint: {train.selected(config)}",
     ]
     return ", ".join(part for part in parts if part)

@@ -10,7 +10,14 @@ import pytest
 import tensorflow as tf
 from command_lines import run
 
-from maml_tf import checkpoints, comparison, provenance, reptile_train, train
+from maml_tf import (
+    checkpoints,
+    comparison,
+    main,
+    provenance,
+    reptile_train,
+    train,
+)
 from maml_tf.config import Config
 from maml_tf.evaluation import AdaptationCurve
 from maml_tf.image_classes import ImageClasses
@@ -258,7 +265,8 @@ def test_a_test_leaves_a_record(runs, capsys):
     folder = runs[1]
     where = f"--logdir={folder.parent}", "--train=False", "--test_tasks=9"
     assert run(*SHORT, *where, "--seed=1") == 0
-    assert "measured on 9 tasks, 5 queries each" in capsys.readouterr().out
+    line = "measured on 9 tasks, 5 queries each, checkpoint: latest\n"
+    assert line in capsys.readouterr().out
     [path] = folder.glob("test_*.json")
     record = json.loads(path.read_text())
     assert record["tasks"] == 9
@@ -269,6 +277,11 @@ def test_a_test_leaves_a_record(runs, capsys):
     assert len(record["mean"]) == len(record["ci95"]) == 11
     assert record["settings"]["meta_batch_size"] == 2
     assert not {"data_dir", "logdir"} & {*record["settings"]}
+
+
+def test_a_result_tells_whose_statistics_were_taken_of_sinusoids_too():
+    words = main._protocol(Config(train=False, norm_statistics="support"))
+    assert ", statistics of the support set, " in words
 
 
 def test_a_record_has_means_and_half_widths_of_test_tasks():
