@@ -40,11 +40,14 @@ class InnerOptimizer(Protocol):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class SGD(Value):
+class SGD(Value, InnerOptimizer):
     """Plain gradient descent, φ ← φ − α g, which remembers nothing.
 
     Args:
       learning_rate: α.
+
+    Raises:
+      ValueError: if it is no finite number.
     """
 
     learning_rate: float
@@ -61,7 +64,7 @@ class SGD(Value):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Adam(Value):
+class Adam(Value, InnerOptimizer):
     """Adam as TensorFlow 1 has it, and Reptile sets it: β₁ = 0.
 
         m ← β₁ m + (1 − β₁) g
@@ -78,6 +81,9 @@ class Adam(Value):
       beta_1: β₁, in 0 … 1 without 1.
       beta_2: β₂, in 0 … 1 without 1.
       epsilon: ε.
+
+    Raises:
+      ValueError: if one is no finite number, or β is not in its range.
     """
 
     learning_rate: float

@@ -189,7 +189,11 @@ class Learner(Replicated):
         )
 
     def save(self, filepath, *args, **options):
-        """Saves all of it; a file that is there is left if that cannot be."""
+        """Saves all of it; a file that is there is left if that cannot be.
+
+        Raises:
+          ValueError: if it would be HDF5, or a layer has LoRA.
+        """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
                 "save: expected a file name that ends in .keras, or with "

@@ -60,6 +60,9 @@ def sinusoid_mlp(
       inputs: 1, or 3 for the oracle that also sees amplitude and phase.
       norm: "batch_norm", "layer_norm" or "None".
       norm_gradient: one of `norms.NORM_GRADIENTS`.
+
+    Raises:
+      ValueError: if there is no such norm or gradient.
     """
     norms = _norms(norm, norm_gradient)
     return _mlp((inputs,), (40, 40), 1, norms, "sinusoid_mlp")
@@ -71,6 +74,11 @@ def omniglot_mlp(
     """Returns the non-convolutional network: 784 → 256 → 128 → 64 → 64 → N.
 
     Source: Finn et al. 2017, appendix A.1.
+
+    Args:
+      ways: N; images `[n, 28, 28, 1]`, ink 1, become logits `[n, N]`.
+      norm: see `sinusoid_mlp`.
+      norm_gradient: likewise.
     """
     hidden = (256, 128, 64, 64)
     norms = _norms(norm, norm_gradient)
@@ -90,6 +98,13 @@ def omniglot_conv(
     kernel starts from a normal of σ = 1, convolutions from Glorot's uniform.
 
     Source: Finn et al. 2017, section 5.2; initial values of cbfinn/maml.
+
+    Args:
+      ways: N; images `[n, 28, 28, 1]`, ink 1, become logits `[n, N]`.
+      filters: of each convolution.
+      norm: see `sinusoid_mlp`.
+      max_pool: whether there is max-pooling.
+      norm_gradient: see `sinusoid_mlp`.
     """
     return keras.Sequential(
         [
@@ -119,6 +134,14 @@ def mini_imagenet_conv(
     paper's has max-pooling; without it, convolutions have stride 2.
 
     Source: Finn et al. 2017, section 5.2.
+
+    Args:
+      ways: N; images `[n, *image_shape]`, in 0 … 1, become logits `[n, N]`.
+      filters: of each convolution.
+      norm: see `sinusoid_mlp`.
+      norm_gradient: likewise.
+      max_pool: whether there is max-pooling.
+      image_shape: height, width and channels.
     """
     blocks = _conv_blocks(filters, norm, norm_gradient, max_pool)
     return _flattened(image_shape, blocks, ways, "mini_imagenet_conv")
@@ -131,6 +154,9 @@ def reptile_omniglot_conv(ways: int) -> keras.Model:
 
     Source: Nichol et al. 2018, section 6.1; `models.py` of
     supervised-reptile.
+
+    Args:
+      ways: N; images `[n, 28, 28, 1]`, ink 0, become logits `[n, N]`.
     """
     blocks = _reptile_blocks(64, strides=2)
     return _flattened((28, 28, 1), blocks, ways, "reptile_omniglot_conv")
@@ -145,6 +171,10 @@ def reptile_mini_imagenet_conv(
     max-pooling that keeps odd edges, ReLU; 84 → 42 → 21 → 11 → 6 pixels.
 
     Source: as `reptile_omniglot_conv`.
+
+    Args:
+      ways: N; images `[n, *image_shape]`, in 0 … 1, become logits `[n, N]`.
+      image_shape: height, width and channels.
     """
     blocks = _reptile_blocks(32, max_pool=True)
     return _flattened(image_shape, blocks, ways, "reptile_mini_imagenet_conv")

@@ -61,9 +61,18 @@ def test_the_reference_has_every_public_name(tmp_path):
         assert kind or f'id="{name}"' in page, name
 
 
-@pytest.mark.parametrize("name", maml_tf.__all__)
-def test_public_names_are_documented(name):
-    value = getattr(maml_tf, name)
+def public():
+    """Yields what the package exports, and what is in its public modules."""
+    for name in maml_tf.__all__:
+        yield (value := getattr(maml_tf, name))
+        for part in vars(value).values() if inspect.ismodule(value) else ():
+            own = getattr(part, "__module__", "") == value.__name__
+            if own and not part.__name__.startswith("_"):
+                yield part
+
+
+@pytest.mark.parametrize("value", [*public()], ids=lambda v: v.__name__)
+def test_public_names_are_documented(value):
     assert inspect.getdoc(value)
     if inspect.isclass(value):
         own = [f for n, f in vars(value).items() if not n.startswith("_")]
