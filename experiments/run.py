@@ -301,6 +301,8 @@ def _end(signal_number, frame):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _end)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # see command_line.py
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -231,6 +231,13 @@ def test_lists_every_number():
     assert set(TABLE) <= set(listed)
 
 
+@pytest.mark.parametrize("words", ["help", "list"])
+def test_a_terminal_may_lack_letters(words):
+    line = [sys.executable, ROOT / "experiments" / "run.py", words]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    subprocess.run(line, env=environment, check=True, capture_output=True)
+
+
 def test_a_list_may_be_cut_short():
     reader, writer = os.pipe()
     os.close(reader)
