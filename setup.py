@@ -22,14 +22,14 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py",
-        "importlib_resources",  # tensorflow-datasets needs it and lacks it
+        "importlib_resources>=5.2",  # tensorflow-datasets needs and lacks it
         "keras>=3.10",
-        "matplotlib",
+        "matplotlib>=3.7",
         "numpy",
         "pillow>=10.1",
         "tensorboard",  # tf.summary.scalar needs it, TensorFlow 2.21 lacks it
         "tensorflow>=2.18",
-        "tensorflow-datasets",
+        "tensorflow-datasets>=4.9.3",
         "tqdm",
     ],
     extras_require={
