@@ -319,7 +319,9 @@ def _from_tfds(root, part) -> Found:
         raise DataError(
             f"mini-ImageNet's {part} part was not found: {root} {there} of\n"
             f"{_FORMS} ({type(error).__name__}: {first_line(error)})\n"
-            "Name the folder with --data_dir."
+            "Name the folder with --data_dir. The images are a part of "
+            "ILSVRC2012, from image-net.org; the CSV files are in "
+            "https://github.com/twitter-research/meta-learning-lstm."
         ) from error
     classes = {}
     for i, (label, file, _) in enumerate(rows):

@@ -251,9 +251,9 @@ def test_unreadable_images_are_counted_and_named(folder):
 def test_a_part_that_is_missing_is_named(folder):
     forms.tree(folder)
     shutil.rmtree(folder / "test")
-    assert "mini-ImageNet's test part was not found" in refused(
-        folder.parent, "test"
-    )
+    message = refused(folder.parent, "test")
+    assert "mini-ImageNet's test part was not found" in message
+    assert message.endswith("twitter-research/meta-learning-lstm.")
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
