@@ -14,6 +14,7 @@ import tensorflow as tf
 from maml_tf import losses, models, sinusoids
 from maml_tf.maml import MAML, JointTraining
 
+ORACLE = "maml_c"
 CASES = ["maml_a", "maml_a_init", "maml_d", "maml_h", "maml_i1"]
 CONV_WEIGHTS = [
     "conv1 b1 {0} conv2 b2 {1} conv3 b3 {2} conv4 b4 {3} w5 b5",
@@ -115,7 +116,7 @@ def _select(reference, prefix, names):
 
 
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, ORACLE])
 def test_losses_and_predictions(golden, float64, name, engine):
     case = Case(golden, name, engine=engine)
     predictions = case.learner(case.x)
@@ -129,12 +130,14 @@ def test_losses_and_predictions(golden, float64, name, engine):
     }
     for key, value in ours.items():
         assert _error({key: value}, {key: case.reference[key]}) < 1e-6, key
-    if name not in ("maml_a", "maml_a_init"):
-        accuracies = [
+    if case.flags["datasource"] != "sinusoid":
+        before = np.mean(losses.accuracy(case.x[1], predictions.support))
+        after = [
             np.mean(losses.accuracy(case.y, q)) for q in predictions.query[1:]
         ]
-        reference = case.reference["total_accuracies2"]
-        np.testing.assert_allclose(accuracies, reference, atol=1e-6)
+        for ours, key in (before, "accuracy1"), (after, "accuracies2"):
+            reference = case.reference[f"total_{key}"]
+            np.testing.assert_allclose(ours, reference, atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["stacked", "looped"])
@@ -153,7 +156,15 @@ def test_meta_gradients(golden, float64, name, first_order, engine):
 
 @pytest.mark.parametrize("name", CASES)
 def test_weights_after_one_meta_update(golden, float64, name):
-    case = Case(golden, name)
+    check_update(Case(golden, name))
+
+
+def test_weights_after_one_update_of_pretraining(golden, float64):
+    check_update(Case(golden, ORACLE, JointTraining))
+
+
+def check_update(case):
+    """Compares the weights after an update by Adam with the original's."""
     if case.flags["datasource"] == "miniimagenet":
         case.learner.optimizer.clipvalue = 10.0
     case.learner.fit(
@@ -171,9 +182,21 @@ def _is_ignored(case, name):
 
 
 def test_oracle_pretraining_gradient(golden, float64):
-    case = Case(golden, "maml_c", JointTraining)
+    case = Case(golden, ORACLE, JointTraining)
     reference = _select(case.reference, "grad__", case.names)
     assert _error(case.gradients(), reference) < 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pretraining_gradients_are_as_long(golden, float64, name):
+    case = Case(golden, name, JointTraining)
+    ours = case.gradients()
+    # The weights that adapt come first, then those of norms: β, then γ.
+    norms = sorted(name for name in case.names if "_" in name)
+    names = [name for name in case.names if "_" not in name] + norms
+    lengths = [np.linalg.norm(ours[name]) for name in names]
+    reference = case.reference["pretrain_gradnorm"]
+    np.testing.assert_allclose(lengths, reference, 1e-6, 1e-9)
 
 
 @pytest.mark.parametrize(

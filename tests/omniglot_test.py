@@ -390,6 +390,21 @@ def test_real_split_is_the_originals(real, real_data):
         assert [real.names[i] for i in ours] == golden[key]
 
 
+@pytest.mark.parametrize("case", ["maml_d", "maml_h"])
+def test_real_images_are_what_the_original_saw(case, real, golden):
+    arrays = golden(case)
+    seen = np.concatenate([arrays["inputa"], arrays["inputb"]], 1)
+    seen = seen.reshape(-1, 28, 28)
+    # "images_evaluation/Oriya/character15/1448_02.png:rot270" and the like
+    for where, image in zip(arrays["files"].ravel(), seen, strict=True):
+        path, turned = str(where).split(":rot")
+        _, alphabet, character, file = path.split("/")
+        place = real.names.index(f"{alphabet}/{character}")
+        index = real.starts[place] + real.files[place].index(file)
+        ours = np.rot90(real.images[index, ..., 0], int(turned) // 90)
+        np.testing.assert_array_equal(ours, image)
+
+
 def test_real_archives_equal_the_tree_prepared_from_them(
     real, real_data, data_dir
 ):
