@@ -20,6 +20,7 @@ import published  # noqa: E402
 import run  # noqa: E402
 
 from maml_tf.config import Config  # noqa: E402
+from maml_tf.evaluation import AdaptationCurve  # noqa: E402
 from maml_tf.reptile_config import ReptileConfig  # noqa: E402
 
 TABLE = published.by_name()
@@ -69,6 +70,16 @@ def test_opens_with_its_source(flagfile):
 def test_cites_the_value_of_its_line(flagfile):
     for number in TABLE[flagfile.stem]:
         assert number.value in " ".join(comment(flagfile))
+
+
+def test_numbers_of_policies_are_those_of_the_authors_files(golden):
+    files = golden("rl/paper_curves")
+    for path in FLAGFILES:
+        env = path.stem.removeprefix("rl_").replace("nav2d", "point")
+        for number in TABLE[path.stem] if path.parent.name == "rl" else ():
+            curve = AdaptationCurve(files[f"{env}_maml"].T)
+            found = curve.mean[int(number.step)], curve.ci95[int(number.step)]
+            assert [f"{x:.2f}" for x in found] == [number.value, number.ci95]
 
 
 def test_every_robot_is_said_to_be_simulated_otherwise():

@@ -129,22 +129,80 @@ def test_the_random_policy_is_tested_as_it_is(tmp_path, capsys):
 
 def test_defaults_are_the_published_settings():
     nav = config()
-    assert nav.inner_lr == 0.5 and nav.test_rates == [0.5, 0.25, 0.25, 0.25]
+    assert nav.test_rates == [0.5, 0.25, 0.25, 0.25]
+    assert nav == RLConfig(
+        algo="maml_trpo",
+        env="nav2d",
+        inner_lr=0.5,
+        meta_batch_size=20,
+        trajectories=20,
+        inner_steps=1,
+        horizon=100,
+        trust_region=0.01,
+        meta_iterations=100,
+        first_order=False,
+        pretrain_with="adam",
+        meta_lr=1e-3,
+        discount=0.99,
+        gae_lambda=1.0,
+        hidden_size=100,
+        activation="relu",
+        reward="distance",
+        done="box",
+        mode="paper",
+        test_updates=4,
+        test_goals=40,
+        test_trajectories=40,
+        test_transitions=0,
+        seed=1,
+    )
+    oracle = config("--algo=oracle")
+    assert (oracle.meta_batch_size, oracle.trajectories) == (1, 20)
+    assert oracle.test_rates == []
     assert config("--algo=random").activation == "tanh"
     assert config("--algo=random", "--activation=relu").activation == "relu"
-    cheetah = config("--env=cheetah_dir")
-    assert (cheetah.horizon, cheetah.trust_region) == (200, 0.02)
-    assert cheetah.test_rates == [0.1, 0.05, 0.05]
-    pretrained = config("--env=cheetah_vel", "--algo=pretrain")
-    assert pretrained.test_rates == [0.02, 0.01, 0.01]
     runs = train.methods(config("--env=ant_dir", "--algo=all", "--n_itr=7"))
-    assert runs["random"].test_rates == [1.0, 0.01, 0.01]
-    assert runs["maml_trpo"].test_rates == [0.1, 0.001, 0.001]
     assert {run.meta_iterations for run in runs.values()} == {7}
     runs = train.methods(config("--algo=all"))
     assert runs["random"].activation == "tanh"
     runs = train.methods(config("--algo=all"), given=["activation"])
     assert runs["random"].activation == "relu"
+
+
+@pytest.mark.parametrize(
+    "env, iterations, trajectories, trust_region, pretrained, random, later",
+    [
+        ("cheetah_dir", 100, 20, 0.02, 0.2, 1.0, 0.5),
+        ("cheetah_vel", 475, 20, 0.01, 0.02, 0.1, 0.5),
+        ("ant_dir", 575, 40, 0.01, 0.2, 1.0, 0.01),
+        ("ant_vel", 375, 20, 0.01, 0.2, 1.0, 0.5),
+    ],
+)
+def test_robots_have_the_published_settings(
+    env, iterations, trajectories, trust_region, pretrained, random, later
+):
+    runs = train.methods(config(f"--env={env}", "--algo=all"))
+    learnt = runs["maml_trpo"]
+    assert (learnt.meta_iterations, learnt.trajectories) == (
+        iterations,
+        trajectories,
+    )
+    assert (learnt.trust_region, learnt.meta_batch_size) == (trust_region, 40)
+    for algo, first in (
+        ("maml_trpo", 0.1),
+        ("pretrain", pretrained),
+        ("random", random),
+    ):
+        expected = [first, *[later * first] * 2]
+        assert runs[algo].test_rates == pytest.approx(expected)
+        assert runs[algo].test_trajectories == trajectories
+        assert runs[algo].horizon == 200
+        assert runs[algo].activation == "relu"
+    for plain in runs["pretrain"], runs["oracle"]:
+        # A hundred trajectories, each of its own task.
+        assert not plain.has_tasks
+        assert plain.meta_batch_size * plain.trajectories == 100
+        assert (plain.trust_region, plain.meta_iterations) == (0.01, 1000)
 
 
 def test_help_groups_every_flag_and_explains(tmp_path, capsys):

@@ -304,5 +304,5 @@ def test_published_returns_are_means_of_the_authors_files(arrays, env):
     files = arrays("paper_curves")
     for algo, means in published.RETURNS[env].items():
         name = {"nav2d": "point"}.get(env, env), algo.removesuffix("_trpo")
-        found = files["_".join(name)].mean(-1)[: len(means)]
+        found = files["_".join(name)].mean(-1)
         assert [f"{x:.2f}" for x in found] == [f"{x:.2f}" for x in means]

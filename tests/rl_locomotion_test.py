@@ -37,6 +37,25 @@ def test_observations_and_control_interval(env, mode, numbers, seconds):
     assert oracle.observation_size == numbers + 1
 
 
+@pytest.mark.parametrize("mode, spread", [("paper", 0.01), ("gym", 0.058)])
+@pytest.mark.parametrize("env", ["cheetah_dir", "ant_dir"])
+def test_first_states_are_a_pose_and_noise(env, mode, spread):
+    physics = locomotion.build(env, mode, False).physics
+    nq, nv = physics.model.nq, physics.model.nv
+    states = physics.first(np.array([0, 1]), 2000)
+    pose = np.array(physics.model.qpos0)
+    if (env, mode) == ("ant_dir", "paper"):
+        legs = [0, 1, 0, -1, 0, -1, 0, 1]
+        pose = np.array([0, 0, 0.55, 1, 0, 0, 0, *legs])
+    velocities = states[:, nq : nq + nv]
+    for found, mean, std in (
+        (states[:, :nq], pose, spread),  # 0.1 / √3 if it is uniform
+        (velocities, np.zeros(nv), 0.1),
+    ):
+        np.testing.assert_allclose(found.mean(0), mean, 0, 0.2 * std)
+        np.testing.assert_allclose(found.std(0), [std] * len(mean), 0.1)
+
+
 @pytest.mark.parametrize("env", ["cheetah_dir", "ant_dir"])
 def test_direction_is_rewarded_by_the_centre_of_mass(env):
     made, tasks, states = start(env)
@@ -55,13 +74,18 @@ def test_direction_is_rewarded_by_the_centre_of_mass(env):
     assert not done.numpy().any()
 
 
-def test_velocity_is_rewarded_by_its_distance():
-    made, tasks, states = start("ant_vel", tasks=((0.0,), (2.0,)))
-    moved, reward, _ = made.step(states, tf.zeros([2, 8]), tasks)
+@pytest.mark.parametrize("env, alive", [("cheetah_vel", 0), ("ant_vel", 1.05)])
+def test_velocity_is_rewarded_by_its_distance(env, alive):
+    made, tasks, states = start(env, tasks=((0.0,), (2.0,)))
+    still = tf.zeros([2, made.action_size])
+    moved, reward, _ = made.step(states, still, tasks)
     com = made._part(moved, "com") - made._part(states, "com")
     velocity = com[:, 0] / made.physics.seconds
-    contacts = np.sum(made._part(moved, "contacts").numpy() ** 2, -1)
-    want = 1.05 - np.abs(velocity - [0, 2]) - 0.0005 * contacts
+    cost = 0.0
+    if env == "ant_vel":
+        contacts = made._part(moved, "contacts").numpy()
+        cost = 0.0005 * np.sum(contacts**2, -1)
+    want = alive - np.abs(velocity - [0, 2]) - cost
     np.testing.assert_allclose(reward, want, 1e-5)
 
 
@@ -83,8 +107,13 @@ def test_a_step_depends_on_its_robot_alone():
 def test_the_ant_ends_out_of_its_heights():
     made, _, states = start("ant_dir")
     high = np.array(states)
-    high[0, 2], high[1, 2] = 1.1, 0.5
-    np.testing.assert_array_equal(made._ends(high), [True, False])
+    for heights, ends in (
+        ((1.1, 0.5), [True, False]),
+        ((0.15, 0.25), [True, False]),
+        ((0.95, np.nan), [False, True]),
+    ):
+        high[:, 2] = heights
+        np.testing.assert_array_equal(made._ends(high), ends)
 
 
 def test_trains_and_resumes(tmp_path, capsys):
