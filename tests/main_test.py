@@ -286,6 +286,40 @@ def test_reads_the_originals_command_lines(line, fields, name):
     assert read.exp_string == name
 
 
+def test_defaults_are_the_originals():
+    assert config() == Config(
+        datasource="sinusoid",
+        ways=5,
+        baseline=None,
+        pretrain_iterations=0,
+        meta_iterations=15000,
+        meta_batch_size=25,
+        meta_lr=1e-3,
+        shots=5,
+        inner_lr=1e-3,
+        inner_steps=1,
+        norm="batch_norm",
+        num_filters=64,
+        conv=True,
+        max_pool=False,
+        first_order=False,
+        log=True,
+        logdir="/tmp/data",
+        resume=True,
+        train=True,
+        test_iter=-1,
+        test_set=False,
+        train_shots=-1,
+        train_inner_lr=-1.0,
+        data_dir="data",
+        adapt="fast_weights",
+        norm_gradient="exact",
+        norm_statistics="queries",
+        test_rotations=True,
+        test_tasks=600,
+    )
+
+
 def interrupt_after(monkeypatch, iteration):
     """Sends SIGINT once an iteration is done, as Ctrl-C would."""
     on_iteration = callbacks.Saver.on_iteration
@@ -322,6 +356,11 @@ def uninterrupted(tmp_path_factory):
         assert run(*arguments, f"--logdir={logdir}") == 0
         results[arguments] = result(logdir)
     return results
+
+
+def test_each_phase_has_an_adam_of_its_own(uninterrupted):
+    arrays, _ = uninterrupted[PRETRAINED]
+    assert arrays["optimizer/0"] == 200  # its updates, of 400
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the flags say reaches the learners, the optimizers and the tasks."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from PIL import Image
 from maml_tf import (
     FOML,
     Reptile,
+    checkpoints,
     datasets,
+    explain,
     inner_optimizers,
     losses,
     main_rl,
@@ -115,6 +118,25 @@ def test_settings_reach_the_network(settings, found, expected):
     assert found(network) == expected != found(plain)
 
 
+@pytest.mark.parametrize(
+    ("settings", "queries", "inner", "alpha", "meta"),
+    [
+        ({"ways": 5, "inner_lr": 0.4}, 1, 5, 2, 5),
+        ({"ways": 20, "inner_lr": 0.1}, 1, 20, 2, 20),
+        ({"inner_lr": 0.01}, 15, 5, 0.05, 75),
+        ({"inner_lr": 0.01, "shots": 5}, 15, 5, 0.05, 15),
+    ],
+)
+def test_losses_are_explained_by_their_means(
+    settings, queries, inner, alpha, meta
+):
+    some = {"shots": 1, "num_queries": queries, **settings}
+    first, second = explain._scales(Config("omniglot", **some))
+    assert f": {inner} × its mean. α = " in first
+    assert first.endswith(f" is {alpha} on a mean loss.")
+    assert second.endswith(f": {meta} × its mean.")
+
+
 def test_adapt_reaches_the_learner():
     assert len(maml(adapt="head").adapted) == 2
     assert len(maml().adapted) > 2
@@ -190,6 +212,41 @@ def test_labels_of_support_and_queries_move_together():
     move = train._relabelled(1, 3)
     (_, support_y, _), query_y = move((0, tf.range(3), 0), tf.range(3))
     assert list(support_y) == list(query_y) == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("source", "steps"),
+    [("sinusoid", 5), ("omniglot", 10), ("miniimagenet", 1)],
+)
+def test_as_many_inner_steps_are_scored_as_in_the_original(source, steps):
+    settings = {"datasource": source, "max_pool": source == "miniimagenet"}
+    assert Config(**settings).test_inner_steps == steps
+    assert Config(**settings, train=False).test_inner_steps == 10
+    assert Config(**settings, inner_steps=12).test_inner_steps == 12
+
+
+@pytest.mark.parametrize(
+    ("source", "printed", "validated"),
+    [("omniglot", 100, [500]), ("sinusoid", 1000, [])],
+)
+def test_training_reports_as_often_as_the_original(source, printed, validated):
+    made = maml(datasource=source)
+    run = types.SimpleNamespace(
+        config=Config(source),
+        scalars=lambda: types.SimpleNamespace(write=None),
+        table=lambda *_: None,
+    )
+    held_out = "validation tasks" if validated else None
+    log, _, _, *scores = train._logging(run, made, None, held_out, "meta", 0)
+    assert (log.window, log.print_interval) == (100, printed)
+    assert [score.interval for score in scores] == validated
+    assert (train.SAVE_INTERVAL, checkpoints.KEPT) == (1000, 10)
+
+
+def test_a_validation_is_scored_after_the_steps_of_training():
+    line = train._validation_line(Config("omniglot", inner_steps=2))
+    row = {f"accuracy_{u}": u / 10 for u in range(11)}
+    assert line(500, row) == "Validation results: 0.0, 0.2"
 
 
 def test_the_originals_line_counts_meta_iterations():
