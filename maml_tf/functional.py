@@ -108,18 +108,10 @@ def with_penalty(
     # A moving average's update may be lost. A generator's may not, without a
     # seed, nor that of a state which is not among the model's variables.
     known = {id(v) for v in model.variables}
-    # Keras's regularisers take what a scope does not know for missing.
-    adapted = {id(v) for v in variables}
-    regular = [
-        v
-        for v in model.trainable_variables
-        if v.regularizer is not None and id(v) not in adapted
-    ]
     unseeded = known - {id(v) for v in generators}
 
     def apply_fn(parameters, x, seed=None):
         mapping = list(zip(variables, parameters, strict=True))
-        mapping += [(v, v.value) for v in regular]
         if seed is not None:
             drawn = states(seed, len(generators))
             mapping += zip(generators, drawn, strict=True)
@@ -128,7 +120,8 @@ def with_penalty(
             Reading(mapping, collect_losses=True) as scope,
         ):
             prediction = model(x, training=True)
-            penalty = _sum(model.losses)
+            # `model.losses` knows them by an `id`, which a later one may have.
+            penalty = _sum([*scope.losses, *_regularization(model)])
         _warn_of_unread(model, variables, scope.read)
         free = unseeded if seed is None else known
         _require_no_memory(model, scope.state_mapping.keys() - free)
@@ -189,6 +182,12 @@ def _traced_spec(model, task):
     )
     call = tf.function(lambda x: model(x, training=False), autograph=False)
     return call.get_concrete_function(like).structured_outputs
+
+
+def _regularization(model):
+    for variable in model.trainable_variables:
+        if variable.regularizer is not None:
+            yield variable.regularizer(variable.value)
 
 
 def _sum(losses):

@@ -130,3 +130,15 @@ def test_a_regularised_layer_need_not_adapt(float64):
     np.testing.assert_allclose(with_penalty - without, squares, 1e-6)
     added = gradients[place] - plain[place]
     np.testing.assert_allclose(added, 0.02 * kernel, 1e-6)
+
+
+def test_no_loss_counts_as_that_of_another_layer(float64):
+    """Keras tells losses by an `id`; those of earlier steps are free again."""
+    hidden = [layers.Dense(2, activity_regularizer="l2") for _ in range(3)]
+    network = keras.Sequential([keras.Input([1]), *hidden, layers.Dense(1)])
+    learner = MAML(
+        network, "mse", inner_lr=0.0, inner_steps=10, engine="looped"
+    )
+    support_x, support_y, _, _ = meta_batch()
+    found = learner((support_x, support_y, support_x)).penalty
+    np.testing.assert_allclose(found, [found[0]] * len(found))
