@@ -219,7 +219,8 @@ def verdict(number, mean, half, found) -> str:
     worse = apart and (difference > 0) == (number.unit == "MSE")
     reasons = published.changes(found[0])
     share = published.share(found[0])
-    if share < 100 and worse and found[0]["selected"] != "validation":
+    fewer = share is not None and share < 100
+    if fewer and worse and found[0]["selected"] != "validation":
         reasons.append(f"{share}% of the iterations were done")
     if reasons:
         return f"not comparable, because {'; '.join(reasons)} ({relation})"

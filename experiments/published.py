@@ -172,9 +172,14 @@ def _is_more_tasks(deviation):
     return bool(found) and int(found[1]) >= int(found[2])
 
 
-def share(record: dict) -> int:
-    """Returns how many percent of the published iterations were done."""
-    done = record["iterations"] or 0
+def share(record: dict) -> int | None:
+    """Returns how many percent of the published iterations were done, if known.
+
+    They are not of an imported checkpoint.
+    """
+    done = record["iterations"]
+    if done is None:
+        return None
     return math.floor(100 * done / record["published_iterations"])
 
 
@@ -195,13 +200,14 @@ def status(number: Number, found: list[dict]) -> str:
     Only where none is as published do others count.
     """
     own = measuring(number, found)
-    alike = [record for record in own if not changes(record)]
-    most = max(map(share, alike or own), default=None)
-    if most is None:
+    if not own:
         return "not run"
-    if not alike:
-        return f"otherwise ({most}%)"
-    return "measured" if most >= 100 else f"partly ({most}%)"
+    alike = [record for record in own if not changes(record)]
+    known = [s for s in map(share, alike or own) if s is not None]
+    if alike and known and max(known) >= 100:
+        return "measured"
+    word = "partly" if alike else "otherwise"
+    return f"{word} ({max(known)}%)" if known else word
 
 
 def cells(row: dict) -> list[str]:

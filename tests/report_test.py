@@ -309,6 +309,8 @@ def test_what_is_nearest_to_the_published_training_is_chosen(found, chosen):
         ([of(99.9)], "partly (99%)"),
         ([of(60, 0, ["--meta_lr=1, not 2"])], "otherwise (60%)"),
         ([of(30), of(100, 0, ["--meta_lr=1, not 2"])], "partly (30%)"),
+        ([of(None, None, ["imported"])], "otherwise"),
+        ([of(None, None, ["imported"]), of(0)], "partly (0%)"),
     ],
 )
 def test_only_what_was_published_counts_as_measured(found, status):
@@ -591,6 +593,13 @@ def record(iterations=100, deviations=(), diverged=0):
             "not comparable, because 30% of the iterations were done (below)",
         ),
         (number("0.67", "", "MSE"), 0.1, 0.08, record(30), "below"),
+        (
+            number(),
+            90.0,
+            0.3,
+            record(None, ["imported"]),
+            "not comparable, because imported (below)",
+        ),
         (
             number(),
             90.0,
