@@ -22,7 +22,9 @@ PARTS = (".data-00000-of-00001", ".index")  # the index completes it
 _BETA_2 = 0.999  # of the original's inner Adam
 _SLOTS = ("Adam", "Adam_1")  # first and second moments
 _MOVING = {"moving_mean": np.zeros, "moving_variance": np.ones}
-_LEFT_OUT = (*_SLOTS, *_MOVING, "beta1_power", "beta2_power", "global_step")
+_LEFT_OUT = re.compile(
+    r"(Adam|beta[12]_power)(_\d+)?|moving_(mean|variance)|global_step"
+)
 
 
 class Legacy(NamedTuple):
@@ -345,7 +347,7 @@ def _differences(expected, found):
 
 def _is_left_out(name):
     """Whether a tensor is an optimizer's, or a moving average, never used."""
-    return name.split("/")[-1] in _LEFT_OUT
+    return _LEFT_OUT.fullmatch(name.split("/")[-1]) is not None
 
 
 def _unused(network):

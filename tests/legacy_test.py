@@ -424,8 +424,11 @@ def test_an_index_takes_its_place_after_its_data(tmp_path, monkeypatch):
 
 def test_optimizer_tensors_of_a_maml_run_are_left_out(good):
     values = tensors(good)
-    values["model/conv1/Adam"] = values["model/conv1"]
-    values["beta1_power"] = np.float32(0.9)
+    # Pretraining and meta-training have an Adam each.
+    for slot in ("Adam", "Adam_1", "Adam_2", "Adam_3"):
+        values[f"model/conv1/{slot}"] = values["model/conv1"]
+    for power in ("beta1_power", "beta2_power_1"):
+        values[power] = np.float32(0.9)
     write(good, values)
     learner = maml(models.omniglot_conv(5, 4))
     legacy.restore(good, learner)
