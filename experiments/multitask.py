@@ -19,6 +19,7 @@ from maml_tf import (
     callbacks,
     checkpoints,
     command_line,
+    files,
     main,
     sinusoids,
     tasks,
@@ -174,7 +175,7 @@ def train_mean(config: MultitaskConfig) -> None:
         done = run.latest()
         if done is not None:
             checkpoints.restore(done, learner, phase=None)
-        print(f"folder     {config.folder}")
+        files.say(f"folder     {config.folder}")
         if run.is_over(done, config.models):
             return
         run.describe(__doc__)
@@ -206,12 +207,11 @@ def _train(run, learner, start):
 
 def _report(errors):
     own = np.array([row["mse"] for row in errors.last(len(errors))])
-    print(
+    files.say(
         f"Network {len(own)}: mean squared errors on own tasks: mean "
         f"{own.mean():.4f}, median {np.median(own):.4f}, largest "
         f"{own.max():.4f}; {(own > 0.1).sum()} above 0.1, {(own > 1).sum()} "
-        "above 1",
-        flush=True,
+        "above 1"
     )
 
 

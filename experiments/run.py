@@ -164,6 +164,8 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
     """
     import collect
 
+    from maml_tf import files
+
     rows = published.by_name()[name]
     flagfile = rows[0].flagfile
     flags, folder = published.placed(name, flagfile, flags)
@@ -172,12 +174,12 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
         _call("maml_tf.main_quickstart", flagfile, flags)
     else:
         _train_and_test(rows, flagfile, flags, budget, folder)
-        print(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
+        files.say(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
     results = collect.collect(name, folder, began)
     for file in results:
-        print(f"Result: results/records/{file}")
+        files.say(f"Result: results/records/{file}")
     if not results:
-        print(f"No result: no test wrote a record in {folder}.")
+        files.say(f"No result: no test wrote a record in {folder}.")
 
 
 def _values(rows):
@@ -247,7 +249,9 @@ def _call(module, flagfile, flags, budget=None):
     if process.returncode and not stopped:
         raise subprocess.CalledProcessError(process.returncode, module)
     if stopped:
-        print(f"The budget of {budget:.0f} s is spent.", flush=True)
+        from maml_tf import files
+
+        files.say(f"The budget of {budget:.0f} s is spent.")
     return stopped
 
 

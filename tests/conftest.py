@@ -71,6 +71,15 @@ def real_cache(tmp_path_factory):
 
 
 @pytest.fixture
+def unread():
+    """Returns a stream that nobody reads any more: a line fails at once."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as stream:
+        yield stream
+
+
+@pytest.fixture
 def often(monkeypatch):
     """Saves every 100 iterations."""
     monkeypatch.setattr("maml_tf.train.SAVE_INTERVAL", 100)

@@ -1,5 +1,7 @@
 """Published numbers: each is a line of published.csv, most have a flagfile."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
@@ -331,6 +333,17 @@ def test_runs_several_and_lists_those_that_fail(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.endswith("Failed: omniglot_5way_1shot\n")
 
 
+def test_lines_come_between_those_of_the_programs(monkeypatch, tmp_path):
+    raw, seen = io.BytesIO(), []
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw))
+    monkeypatch.setattr(
+        run, "_call", lambda *call: seen.append(raw.getvalue().decode())
+    )
+    run.main(["reptile_g1", "rl_nav2d", f"--logdir={tmp_path}"])
+    assert seen[0] == "" and seen[1].startswith("Paper (Reptile, Figure 3)")
+    assert "No result" in seen[1]
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [("2m", 120), ("2h", 7200), ("90s", 90), ("1.5h", 5400)],
@@ -422,6 +435,12 @@ def test_a_program_is_asked_to_end_with_its_budget(
     monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: process)
     assert run._call("module", "flagfile", [], 1) is stopped
     assert process.asked
+
+
+def test_a_budget_ends_though_nobody_reads_that(monkeypatch, unread):
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: Lasting(143))
+    with contextlib.redirect_stdout(unread):
+        assert run._call("module", "flagfile", [], 1)
 
 
 def test_a_program_that_fails_at_the_end_of_its_budget_has_failed(monkeypatch):

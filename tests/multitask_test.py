@@ -1,5 +1,6 @@
 """The multi-task baseline: a mean of networks, each trained on its own task."""
 
+import contextlib
 import pathlib
 import sys
 
@@ -92,6 +93,11 @@ def test_prints_how_well_networks_learned_their_tasks(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f": mean {np.mean(own):.4f}, median {np.median(own):.4f}" in printed
     assert f", {above} above 1\n" in printed
+
+
+def test_learns_though_nobody_reads_what_it_prints(tmp_path, unread):
+    with contextlib.redirect_stdout(unread):
+        trained(config(tmp_path, models=1))
 
 
 def test_a_table_of_something_else_is_named(tmp_path):
