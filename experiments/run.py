@@ -164,8 +164,6 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
     """
     import collect
 
-    from maml_tf import files
-
     rows = published.by_name()[name]
     flagfile = rows[0].flagfile
     flags, folder = published.placed(name, flagfile, flags)
@@ -174,12 +172,18 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
         _call("maml_tf.main_quickstart", flagfile, flags)
     else:
         _train_and_test(rows, flagfile, flags, budget, folder)
-        files.say(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
+        _say(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
     results = collect.collect(name, folder, began)
     for file in results:
-        files.say(f"Result: results/records/{file}")
+        _say(f"Result: results/records/{file}")
     if not results:
-        files.say(f"No result: no test wrote a record in {folder}.")
+        _say(f"No result: no test wrote a record in {folder}.")
+
+
+def _say(line):
+    from maml_tf import files  # TensorFlow takes seconds to load
+
+    files.say(line)
 
 
 def _values(rows):
@@ -249,9 +253,7 @@ def _call(module, flagfile, flags, budget=None):
     if process.returncode and not stopped:
         raise subprocess.CalledProcessError(process.returncode, module)
     if stopped:
-        from maml_tf import files
-
-        files.say(f"The budget of {budget:.0f} s is spent.")
+        _say(f"The budget of {budget:.0f} s is spent.")
     return stopped
 
 

@@ -24,6 +24,7 @@ from maml_tf.image_classes import ImageClasses
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.settings import ConfigError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = (
     "--norm=None",
     "--meta_batch_size=2",
@@ -274,6 +275,7 @@ def test_a_test_leaves_a_record(runs, capsys):
     assert record["iterations"] == 100
     assert record["seconds"] > 0
     assert record["commit"] == provenance.commit()
+    assert (record["commit"] is None) == (not (ROOT / ".git").exists())
     assert len(record["mean"]) == len(record["ci95"]) == 11
     assert record["settings"]["meta_batch_size"] == 2
     assert not {"data_dir", "logdir"} & {*record["settings"]}
