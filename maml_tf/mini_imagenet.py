@@ -315,9 +315,11 @@ def _from_tfds(root, part) -> Found:
         rows = _tfds_rows(part)
     # TFDS fails in as many ways as disks and installations do.
     except Exception as error:
-        there = "has none" if root.exists() else "does not exist"
+        there = "has none of"
+        if not root.exists():
+            there = "does not exist; expected one of"
         raise DataError(
-            f"mini-ImageNet's {part} part was not found: {root} {there} of\n"
+            f"mini-ImageNet's {part} part was not found: {root} {there}\n"
             f"{_FORMS} ({type(error).__name__}: {first_line(error)})\n"
             "Name the folder with --data_dir. The images are a part of "
             "ILSVRC2012, from image-net.org; the CSV files are in "

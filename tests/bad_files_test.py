@@ -286,8 +286,8 @@ def test_pickles_of_which_a_part_is_missing(keep, home, capsys):
 
 
 MINI_FOLDERS = {
-    "missing": ({}, ["data does not exist"]),
-    "empty": ({"data/x.txt": b""}, ["data has none of"]),
+    "missing": ({}, ["data does not exist; expected one of\n"]),
+    "empty": ({"data/x.txt": b""}, ["data has none of\n"]),
     "a table without images": (
         {"data/val.csv": table(ROWS)},
         ["data has none of"],
