@@ -164,12 +164,11 @@ def _number(number, found):
     mean, half = ours(found, step)
     words = [number.note, *found[0]["deviations"]]
     done, all_ = found[0]["iterations"], found[0]["published_iterations"]
-    where = f"{number.name}, {number.shots}-shot" * (number.unit == "MSE")
     lost = len(_diverging(found, step))
     among = f"{lost} of " * bool(lost)
     seeds = f" ({among}{len(found)} seeds)" * (len(found) > 1)
     return [
-        f"{where or number.name}, {_steps(number)}",
+        _title(number),
         number.source or "-",
         number.paper or "-",
         _interval(mean, half, number.unit) + seeds,
@@ -179,8 +178,10 @@ def _number(number, found):
     ]
 
 
-def _steps(number):
-    return f"{number.step} step" + "s" * (number.step != "1")
+def _title(number):
+    shots = f", {number.shots}-shot" * (number.unit == "MSE")
+    plural = "s" * (number.step != "1")
+    return f"{number.name}{shots}, {number.step} step{plural}"
 
 
 def ours(found: list[dict], step: int) -> tuple[float, float]:
@@ -309,7 +310,7 @@ def _not_run(number):
     found = number.data in ("omniglot", "miniimagenet")
     more = " --data_dir=DIR" * found
     return [
-        f"{number.name}, {_steps(number)}",
+        _title(number),
         number.source,
         number.paper or "a curve",
         NEEDS.get(number.data, f"data: {number.data}"),

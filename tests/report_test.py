@@ -332,6 +332,11 @@ def test_a_number_is_measured_by_its_own_shots_and_step():
     assert "MAML, Figure 3" in missing
 
 
+def test_numbers_that_are_missing_differ():
+    missing = [tuple(row) for row in titled([])["Not run"]]
+    assert len({*missing}) == len(missing)
+
+
 def test_what_no_number_shows_is_in_the_table_of_others():
     found = [
         {**of(100), "experiment": "sinusoid_maml", "shots": 7},
