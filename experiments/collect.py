@@ -114,8 +114,11 @@ def _stem(record):
     """Returns the name of a record's file: no two that differ share one."""
     words = [record["experiment"], record["part"], f"{record['shots']}shot"]
     words += [f"seed{record['seed']}", str(record["iterations"])]
-    if record["deviations"]:
-        words.append(_short("; ".join(record["deviations"])))
+    differences = [*record["deviations"]]
+    if record["iterations"] is None:  # Imported: its scores alone tell it.
+        differences.append(str(record["mean"]))
+    if differences:
+        words.append(_short("; ".join(differences)))
     return ".".join(word for word in words if word)
 
 

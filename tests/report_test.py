@@ -189,6 +189,19 @@ def test_other_runs_are_other_records(tmp_path, monkeypatch):
     assert len({*names}) == len(changes)
 
 
+def test_other_imported_checkpoints_are_other_records(tmp_path, monkeypatch):
+    """The originals' of all seeds have one name, and say no more."""
+    monkeypatch.setattr(published, "RECORDS", tmp_path)
+    found = {"shots": 5, "settings": {}, "iterations": None, "seed": None}
+    found |= {**OTHERS, "selected": "imported", "checkpoint": "model59999"}
+    scores = [0.9, 0.4], [0.9, 0.5], [0.9, 0.4]
+    names = [
+        collect.collected("sinusoid_maml", found | {"mean": mean})
+        for mean in scores
+    ]
+    assert names[0] == names[2] != names[1]
+
+
 CURVE = {
     "reptile_g3": ("evaluation.json", "curve.csv"),
     "omniglot_5way_1shot": ("test_ubs1.json", "validation.csv"),
