@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from maml_tf import losses, replicas
+from maml_tf import losses, replicas, shapes
 from maml_tf.losses import Loss
 
 _REFUSED_LABEL = re.compile(r"label value of (\S+) .* range of \[0, (\d+)\)")
@@ -50,35 +50,45 @@ def uncompiled(loss: Loss, y, prediction, weight) -> tf.Tensor:
 
 
 def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
-    """Returns weights `[B]` of tasks with as many axes as a loss has values.
+    """Returns weights of tasks `[B]`, or of examples, as a loss has values.
 
-    Keras itself would take them for weights of examples where it can.
+    Keras itself would take them for weights along the values' last axes.
 
     Raises:
       ValueError: if weights are not those of the loss's values.
     """
-    found = [part.shape for part in tf.nest.flatten(weight) if part is not None]
-    if isinstance(loss, (list, tuple, dict)):
-        if all(len(shape) != 1 for shape in found):
-            return weight
-        raise ValueError(
-            "sample_weight: expected none with a loss for each output, or a "
-            f"weight for each example, found {list(found[0])}."
-        )
-    if weight is None:
-        return None
-    values = losses.values(loss, y, prediction)
-    _require_weights(found, values.shape)
-    if len(weight.shape) > 1:
+    if weight is None or loss is None:
         return weight
-    weight = tf.reshape(weight, [-1, *[1] * (len(values.shape) - 1)])
+    if isinstance(loss, (list, tuple, dict)):
+        return _of_outputs(weight, loss, y, prediction)
+    values = losses.values(loss, y, prediction)
+    _require_weights(weight.shape, values.shape)
+    others = [1] * (len(values.shape) - len(weight.shape))
+    weight = tf.reshape(weight, [*shapes.sizes(weight), *others])
     # A loss may divide by the sum of weights, of which each value has one.
     return tf.broadcast_to(weight, tf.shape(values))
 
 
-def _require_weights(found, values):
+def _of_outputs(weight, loss, y, prediction):
+    """Returns `of_tasks` of each output, where weights are of examples."""
+    weights = tf.nest.flatten(weight)
+    outputs = [*_by_output(loss, y, prediction)]
+    for part in weights:
+        if part is not None and len(part.shape) == 1:
+            raise ValueError(
+                "sample_weight: expected none with a loss for each output, or "
+                f"a weight for each example, found {list(part.shape)}."
+            )
+    weights *= len(outputs) if len(weights) == 1 else 1  # one may be for all
+    if len(weights) != len(outputs):
+        return weight
+    pairs = zip(weights, outputs, strict=True)
+    found = [of_tasks(part, *output) for part, output in pairs]
+    return tf.nest.pack_sequence_as(y, found)
+
+
+def _require_weights(shape, values):
     """Refuses weights that are not of values; one may be for a whole row."""
-    [shape] = found
     sizes = [None if i and size == 1 else size for i, size in enumerate(shape)]
     if not values[: len(sizes)].is_compatible_with(sizes):
         raise ValueError(

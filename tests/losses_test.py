@@ -153,6 +153,22 @@ def test_a_task_weight_counts_once_where_weights_are_divided_by():
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [[[0.0, 1.0]], [[[0.0], [1.0]]]])
+def test_an_example_weight_is_for_all_values_of_the_example(weight):
+    prediction = tf.constant([[[1.0, 2.0], [4.0, 8.0]]])  # two by two values
+    y, weight = tf.zeros_like(prediction), tf.constant(weight)
+    several = {"a": keras.losses.MeanSquaredError(), "b": None}
+    y, prediction = ({"a": p[..., None], "b": p} for p in (y, prediction))
+    parts = y["a"], prediction["a"]
+    of_one = compiled.of_tasks(weight, several["a"], *parts)
+    of_each, of_all = (
+        compiled.of_tasks(given, several, y, prediction)["a"]
+        for given in ({"a": weight, "b": None}, weight)
+    )
+    for found in (of_one, of_each, of_all):
+        assert several["a"](*parts, found) == (4**2 + 8**2) / 4
+
+
 @pytest.mark.parametrize(
     "name",
     ["SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"],
