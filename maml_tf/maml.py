@@ -251,6 +251,7 @@ class MAML(Learner):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape() as tape:
+            tape.watch(variables)  # also those that were made not trainable
             predictions = predict(x, seeds, training=True)
             loss = self.compute_loss(x, y, predictions, weight)
             scaled = self.optimizer.scale_loss(loss)

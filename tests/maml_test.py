@@ -636,6 +636,27 @@ def test_what_adapts_is_not_frozen_later():
             use()
 
 
+class Offset(keras.layers.Layer):
+    """Adds what does not train at first."""
+
+    def build(self, shape):
+        self.offset = self.add_weight(shape[-1:], "zeros", trainable=False)
+
+    def call(self, x):
+        return x + self.offset
+
+
+def test_a_variable_that_trains_later_is_meta_learned():
+    offset = Offset()
+    network = keras.Sequential([keras.Input((1,)), offset])
+    offset.offset.trainable = True
+    learner = MAML(network, "mse", inner_lr=0.1, engine="looped")
+    learner.compile("sgd", "mse")
+    zeros, ones = tf.zeros([2, 4, 1]), tf.ones([2, 4, 1])
+    (_, [gradient]), _ = learner.meta_gradient(((ones, ones, ones), zeros))
+    np.testing.assert_allclose(gradient, [2 * 0.8], 1e-6)
+
+
 def test_what_adapts_is_not_taken_out_later():
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
     learner = MAML(network, "mse", inner_lr=0.1)
