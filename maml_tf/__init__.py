@@ -1,5 +1,7 @@
 """Meta-learning by gradient descent, in TensorFlow 2 and Keras 3."""
 
+import keras
+
 from maml_tf import evaluation, inner_optimizers, losses, models, tasks
 from maml_tf.adaptation import Adaptation, adapt, gradient_descent
 from maml_tf.cores import share_cores
@@ -30,3 +32,9 @@ __all__ = [
     "tasks",
 ]
 __version__ = "0.1.0"
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "KERAS_BACKEND: expected tensorflow, there or in ~/.keras/keras.json, "
+        f"found {keras.config.backend()}."
+    )

@@ -1,8 +1,10 @@
 """The public interface: documented, and typed for a checker."""
 
+import importlib
 import inspect
 import re
 
+import keras
 import pdoc
 import pytest
 from mypy import api
@@ -78,3 +80,9 @@ def test_public_names_are_documented(value):
         own = [f for n, f in vars(value).items() if not n.startswith("_")]
         for method in filter(inspect.isfunction, own):
             assert inspect.getdoc(getattr(value, method.__name__)), method
+
+
+def test_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match="expected tensorflow, .* found jax"):
+        importlib.reload(maml_tf)

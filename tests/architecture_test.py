@@ -91,7 +91,7 @@ ARCHITECTURE = {
     "reptile_train": ("both", "PIL keras numpy tensorflow"),
     "comparison": ("both", "numpy tensorflow"),
     "rl.train": ("both", "keras numpy tensorflow"),
-    "__init__": ("both", ""),
+    "__init__": ("both", "keras"),
     "main_flags": ("", ""),
     "main": ("both", "absl numpy"),
     "main_quickstart": ("both", ""),
