@@ -6,7 +6,7 @@ import inspect
 import keras
 import tensorflow as tf
 
-from maml_tf import compiled, engines, replicas, task_data
+from maml_tf import compiled, engines, losses, replicas, task_data
 from maml_tf.checks import at_least
 from maml_tf.copies import adapted_copy
 from maml_tf.replicas import Replicated
@@ -200,6 +200,8 @@ class Learner(Replicated):
                 f"`save_weights` in .weights.h5, got {str(filepath)!r}."
             )
         _require_no_low_rank(self.network)
+        metrics = getattr(self, "task_metrics", {})
+        losses.require_saved([self.inner_loss, self.loss, *metrics.values()])
         super().save(filepath, *args, **options)
 
     def save_weights(self, *args, **options):

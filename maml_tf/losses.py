@@ -155,6 +155,21 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     return task_loss
 
 
+def require_saved(loss: Loss | None) -> None:
+    """Raises `ValueError` for arguments of a loss that Keras does not save."""
+    for part in tf.nest.flatten(loss):
+        given = getattr(part, "_fn_kwargs", {})
+        known = inspect.signature(type(part)).parameters if given else {}
+        for name in given.keys() & known.keys():
+            is_default = given[name] == known[name].default
+            if not is_default and name not in part.get_config():
+                raise ValueError(
+                    f"The loss {part.name!r}: Keras does not save its "
+                    f"{name}={given[name]!r}, and would load another loss. "
+                    "Take a registered function of your own in its place."
+                )
+
+
 def _require_last_axes(loss):
     """Refuses axes counted from the first, which is that of tasks here."""
     axes = tf.nest.flatten(getattr(loss, "axis", None))

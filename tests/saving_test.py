@@ -287,6 +287,18 @@ def test_low_rank_factors_are_not_saved_by_a_function_either(tmp_path):
         keras.saving.save_model(low_rank(True), tmp_path / "learner.keras")
 
 
+@pytest.mark.parametrize("place", ["inner_loss", "task_metrics", "compiled"])
+def test_a_loss_that_keras_would_load_as_another_is_refused(place, tmp_path):
+    other, plain = keras.losses.Huber(0.5), keras.losses.Huber()
+    inner = other if place == "inner_loss" else plain
+    metrics = {"a": other if place == "task_metrics" else plain}
+    made = MAML(network(), inner, inner_lr=0.1, task_metrics=metrics)
+    made.compile("sgd", [other if place == "compiled" else plain])
+    with pytest.raises(ValueError, match="does not save its delta=0.5"):
+        made.save(tmp_path / "learner.keras")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("ending", ["h5", "hdf5"])
 def test_a_file_that_keras_would_break_off_is_refused(ending, tmp_path):
     path = tmp_path / f"learner.{ending}"
