@@ -3,16 +3,18 @@
     python benchmarks/gpu.py
 
 Each workload's meta-gradient on the GPU, in float64, has to be that of the
-processor; how far from it those that are timed are is beside it. Then come the
-meta-iterations a second with and without XLA, the memory of the GPU that they
-took at most, and how busy it was. How many tasks run at once is chosen by the
-size of a processor's caches: `--engine=stacked` runs all. Without a GPU
-the program says so and ends with status 0; `--device=CPU:0` tries it out.
+processor; how far from it those that are timed are is beside it, and finite.
+Then come the meta-iterations a second with and without XLA, the memory of the
+GPU that they took at most, and how busy it was. How many tasks run at once is
+chosen by the size of a processor's caches: `--engine=stacked` runs all. Without
+a GPU the program says so and ends with status 0; `--device=CPU:0` tries it out.
 TensorFlow needs CUDA's libraries: `pip install -e .[gpu,benchmarks]`.
 """
 
 import gc
+import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -35,6 +37,8 @@ flags.DEFINE_enum(
     "How many tasks run at once: as the processor's caches hold, all, or one.",
 )
 POLICIES = "float32", "mixed_bfloat16"
+WHERE = re.compile(r"\s|$|Graph execution error|Detected at node|<stack trace")
+"""How lines begin that TensorFlow puts before those of an error in a graph."""
 
 
 class Peer(ours.Peer):
@@ -117,10 +121,16 @@ def _rows(workload, expected, compiles):
             cells = *measured, f"{rounded:.1e}", f"{error:.1e} |"
             print(" | ".join([start, policy, *cells]), flush=True)
     except (tf.errors.OpError, MemoryError) as failure:
-        words = str(failure).partition("\n")[0]
-        print(f"{start} | failed: {words} |", flush=True)
+        print(f"{start} | failed: {words(failure)} |", flush=True)
         return False
-    return error < workload.tolerance
+    return error < workload.tolerance and all(map(math.isfinite, timed))
+
+
+def words(failure):
+    """Returns what failed, without the lines of where in a graph it was."""
+    lines = str(failure).splitlines()
+    told = [line for line in lines if not WHERE.match(line)]
+    return " ".join([f"{type(failure).__name__}:", *told[:1]])
 
 
 def gradient(workload, device, compiles, policy):

@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+import os
 import pathlib
 import re
 import sys
@@ -6,7 +8,11 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from own_process import check_runs
+from tensorflow.python.framework import kernels
+
+from maml_tf import models
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -255,6 +261,8 @@ def test_what_is_not_measured_fails(monkeypatch, capsys):
 
 
 GPU = """
+import contextlib
+import io
 import sys
 sys.path.insert(0, sys.argv[1])
 import gpu
@@ -268,11 +276,19 @@ for errors, right in [
     gpu.gradient = lambda _, device, compiles, policy: errors[compiles]
     assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is right
 
-def full(*_):
-    raise gpu.tf.errors.ResourceExhaustedError(None, None, "out of memory")
-
-gpu.gradient, gpu.throughput = (lambda *_: 0.0), full
+gpu.gradient = lambda _, device, compiles, policy: (
+    float("nan") if policy == "mixed_bfloat16" else 0.0
+)
 assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is False
+
+def fails(*_):
+    gpu.tf.function(gpu.tf.strings.to_number)(gpu.tf.constant("x"))
+
+gpu.gradient, gpu.throughput = (lambda *_: 0.0), fails
+with contextlib.redirect_stdout(io.StringIO()) as told:
+    assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is False
+start = "| sinusoid10 | yes | failed: InvalidArgumentError: StringToNumb"
+assert told.getvalue().splitlines()[1].startswith(start), told.getvalue()
 counts = []
 peer = type("Peer", (), {"step": lambda self, count: counts.append(count)})()
 clock = iter([0.0, 2.0, 2.0, 8.0])
@@ -289,3 +305,96 @@ assert gpu.driver_name() == "GPU-x"
 def test_a_gpu_is_compared_and_timed():
     # Its flags are named as those of other benchmarks.
     check_runs(GPU, str(BENCHMARKS))
+
+
+@pytest.mark.skipif(
+    not tf.sysconfig.get_build_info()["is_cuda_build"],
+    reason="This TensorFlow knows no kernels of GPUs.",
+)
+@pytest.mark.parametrize(
+    "engine, network",
+    [
+        ("stacked", "omniglot"),
+        pytest.param("looped", "mini_imagenet", marks=pytest.mark.slow),
+    ],
+)
+def test_all_of_a_step_has_a_kernel_for_gpus(engine, network, monkeypatch):
+    import ours
+    import workloads
+
+    monkeypatch.setattr(ours.Peer, "engine", engine)
+    monkeypatch.setattr(ours.Peer, "policy", "mixed_bfloat16")
+    workload = tiny(network=getattr(workloads, network)(2, filters=3))
+    with models.dtype_policy("float32"):
+        peer = ours.Peer(workload, "float32", "")
+    graph = peer.train.get_concrete_function(peer.batch).graph.as_graph_def()
+    functions = [f.node_def for f in graph.library.function]
+    nodes = [*graph.node, *itertools.chain(*functions)]
+    assert {node.op for node in nodes if not runs_on_gpus(node)} == set()
+    types = {node.attr["T"].type for node in nodes if node.op == "Relu"}
+    assert types == {tf.bfloat16.as_datatype_enum}
+
+
+def runs_on_gpus(node):
+    """Whether an operation's types have a kernel; calls of functions do not."""
+    known = kernels.get_registered_kernels_for_op(node.op).kernel
+    return not known or any(
+        kernel.device_type in ("GPU", "DEFAULT")
+        and all(
+            node.attr[limit.name].type in limit.allowed_values.list.type
+            for limit in kernel.constraint
+        )
+        for kernel in known
+    )
+
+
+DRIVER = """#!/bin/sh
+echo "$@" > {0}/asked
+printf '20 %%\n[N/A]\n\n40 %%\n'
+touch {0}/answered
+exec sleep 60
+"""
+
+DRIVEN = """
+import contextlib, io, os, pathlib, sys, time
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+sys.path.insert(0, sys.argv[1])
+import gpu
+
+gpu.FLAGS(["gpu"])
+with contextlib.redirect_stdout(io.StringIO()) as told:
+    assert gpu.main(["gpu"]) == 0
+none, hint = told.getvalue().splitlines()
+assert none == "No GPU:0 here: nothing is measured."
+assert hint.startswith("The driver is")
+del os.environ["CUDA_VISIBLE_DEVICES"]
+calls, folder = [], pathlib.Path(sys.argv[2])
+
+def pace(peer, count):
+    while not (folder / "answered").exists():
+        time.sleep(0.05)
+    calls.append("timed")
+    return 12.5
+
+gpu.Peer = lambda *_: type("Peer", (), {"step": lambda _, n: calls.append(n)})()
+gpu.pace, memory = pace, gpu.tf.config.experimental
+memory.reset_memory_stats = calls.append
+memory.get_memory_info = lambda device: calls.append(device) or {"peak": 3e6}
+workload = gpu.workloads.WORKLOADS["omniglot5"]
+measured = gpu.throughput(workload, False, "float32")
+assert measured == ("12.5", "3 MB", "30 %"), measured
+assert calls == [1, "GPU:0", "timed", "GPU:0"]
+assert (folder / "asked").read_text().split()[:2] == [
+    "--id=0", "--query-gpu=utilization.gpu"
+]
+os.environ["PATH"] = ""
+assert gpu.throughput(workload, False, "float32")[2] == "?"
+"""
+
+
+def test_the_driver_says_how_busy_a_gpu_is(monkeypatch, tmp_path):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(DRIVER.format(tmp_path))
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    check_runs(DRIVEN, f"{BENCHMARKS} {tmp_path}")
