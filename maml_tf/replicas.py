@@ -43,7 +43,8 @@ class Replicated(keras.Model):
             first = next(iterator)  # Keras ends an epoch where there is none.
             others = itertools.islice(iterator, self.steps_per_execution - 1)
             for data in itertools.chain([first], others):
-                require(_sizes(data))
+                if sizes := _sizes(data):
+                    require(sizes)
                 results = step(data)
             return results
 
@@ -86,7 +87,10 @@ class Replicated(keras.Model):
 
 
 def _sizes(data):
-    """Returns how many tasks of a meta-batch each replica of this host has."""
+    """Returns how many tasks of a meta-batch each replica of this host has.
+
+    They are none where each has all of it, as by `train_on_batch`.
+    """
     first = tf.nest.flatten(data)[0]
     return [len(part) for part in getattr(first, "values", ())]
 

@@ -265,6 +265,14 @@ except ValueError as error:
 else:
     raise AssertionError
 assert learner.optimizer.iterations == 1
+before = network.get_weights()
+learner.inner_lr = 0.0
+learner.train_on_batch((x, x, x), x)  # on each replica all tasks
+changes = [b - a for a, b in zip(before, network.get_weights())]
+kernel, bias = before
+residual = kernel[0] * x + bias - x
+steps = [-0.02 * np.mean(residual * x), -0.02 * np.mean(residual)]
+np.testing.assert_allclose([*map(np.sum, changes)], steps, rtol=1e-3)
 """
 
 
