@@ -192,7 +192,8 @@ class Learner(Replicated):
         """Saves all of it; a file that is there is left if that cannot be.
 
         Raises:
-          ValueError: if it would be HDF5, or a layer has LoRA.
+          ValueError: if it would be HDF5, a layer has LoRA, or Keras does not
+            save all arguments of a loss.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
