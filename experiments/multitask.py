@@ -6,7 +6,6 @@ it was interrupted; the other flags are those of maml-tf.
 """
 
 import dataclasses
-import functools
 import sys
 from typing import Literal
 
@@ -137,10 +136,9 @@ class Regressor:
             strict=True,
         )
         for weight, centre in pairs:
-            weight.regularizer = functools.partial(
-                _penalty,
-                centre=centre if self.config.pull == "mean" else 0.0,
-                strength=self.config.pull_strength,
+            weight.regularizer = Pull(
+                self.config.pull_strength,
+                centre if self.config.pull == "mean" else 0.0,
             )
 
     def _start_anew(self, seed):
@@ -151,8 +149,15 @@ class Regressor:
         self.network.set_weights(fresh.get_weights())
 
 
-def _penalty(weight, centre, strength):
-    return strength * keras.ops.sum((weight - centre) ** 2)
+class Pull(keras.regularizers.Regularizer):
+    """λ times the squared distance of a weight from a centre."""
+
+    def __init__(self, strength, centre):
+        self.strength = strength
+        self.centre = centre
+
+    def __call__(self, weight):
+        return self.strength * keras.ops.sum((weight - self.centre) ** 2)
 
 
 def train_mean(config: MultitaskConfig) -> None:
