@@ -5,9 +5,11 @@
 `keras.saving.load_model(FILE)` after `import maml_tf` gives it back, to adapt,
 or to compile and train further. What adapting does not read is left out: the
 outer optimizer's state, and the mean gradient of an inner Adam whose β₁ is 0.
+So are unused arguments that only newer versions of Keras know.
 See examples/pretrained_sinusoid.py.
 """
 
+import json
 import pathlib
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from maml_tf import command_line, comparison, files
 from maml_tf.learner import arguments_of, make
 
 MOST = 1_000_000
+# Keras 3.15 saves them always; 3.12, the newest on Python 3.10, refuses them.
+NEW_ARGUMENTS = {"input_axes", "output_axes", "quantization_config"}
 
 
 def write(folder: str, file: str) -> None:
@@ -57,7 +61,7 @@ def _for_adapting(trained):
 
 
 def _packed(learner, folder):
-    """Returns the file's bytes: what Keras saves, compressed."""
+    """Returns the bytes of a file that older versions of Keras load, too."""
     saved, packed = folder / "saved.keras", folder / "packed.keras"
     learner.save(saved)
     with (
@@ -65,8 +69,21 @@ def _packed(learner, folder):
         zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file,
     ):
         for name in parts.namelist():
-            file.writestr(name, parts.read(name))
+            content = parts.read(name)
+            if name == "config.json":
+                config = json.loads(content, object_hook=_without_new_arguments)
+                content = json.dumps(config)
+            file.writestr(name, content)
     return packed.read_bytes()
+
+
+def _without_new_arguments(entries):
+    """Returns a JSON object without those of the new arguments not in use."""
+    return {
+        name: value
+        for name, value in entries.items()
+        if value is not None or name not in NEW_ARGUMENTS
+    }
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -54,6 +55,28 @@ def test_what_adam_does_not_read_is_left_out(run, tmp_path):
     assert power < 1
     assert not m.any()
     assert v.any()
+
+
+def unknown_to_older_keras(path):
+    with zipfile.ZipFile(path) as parts:
+        config = parts.read("config.json").decode()
+    return {
+        name for name in release.NEW_ARGUMENTS if f'"{name}": null' in config
+    }
+
+
+def test_older_keras_knows_all_arguments(run, tmp_path):
+    release.write(run.folder, str(tmp_path / "a.keras"))
+    for path in (tmp_path / "a.keras", *WEIGHTS.iterdir()):
+        assert not unknown_to_older_keras(path), path.name
+
+
+def test_arguments_in_use_stay():
+    entries = {"input_axes": [0], "output_axes": None, "seed": None}
+    assert release._without_new_arguments(entries) == {
+        "input_axes": [0],
+        "seed": None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +52,10 @@ def test_the_text_is_the_same(rebuilt):
         assert now == before, f"{name}: ./run_experiments.sh report"
 
 
+@pytest.mark.skipif(
+    matplotlib.__version_info__ < (3, 11),
+    reason="drawn by matplotlib 3.11; older ones place text otherwise",
+)
 def test_the_figures_are_the_same(rebuilt):
     names = {path.name for path in (RESULTS / "figures").iterdir()}
     assert names == {path.name for path in (rebuilt / "figures").iterdir()}
