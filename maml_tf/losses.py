@@ -102,8 +102,17 @@ def accuracy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Args:
       y: labels `[..., S]`, integers in 0 … N − 1.
       logits: `[..., S, N]`.
+
+    Raises:
+      ValueError: if labels are of another shape, or N is 1.
     """
     _require_shape("labels", y, logits.shape[:-1])
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "accuracy: expected an output for each class, found one, which is "
+            "always the largest. For the probability of one of two classes "
+            "take `keras.metrics.binary_accuracy`."
+        )
     y, logits = _comparable(y, logits)
     hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
     return tf.reduce_mean(tf.cast(hits, logits.dtype), axis=-1)
@@ -125,7 +134,7 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
     Returns:
       A function of targets and predictions. It raises `ValueError` if the loss
       has no number for each task, or compares element with element and the
-      targets are of another shape.
+      targets are of another shape, or broadcast.
 
     Raises:
       ValueError: if it is no loss.
@@ -150,6 +159,8 @@ def per_task(loss: Loss, task_axes: int) -> TaskLoss:
             _require_labels(y, prediction.shape[-1])
         losses = values(loss, y, prediction)
         _require_task_axes(losses, y, task_axes)
+        if not any(map(tf.nest.is_nested, (y, prediction))):
+            _require_elementwise(losses.shape, y.shape, prediction.shape)
         return reduce(losses, axis=tuple(range(task_axes, len(losses.shape))))
 
     return task_loss
@@ -325,6 +336,18 @@ def wrong_labels(ways: int, found: str) -> ValueError:
     return ValueError(
         f"The labels: expected integers in 0 … {ways - 1}, found {found}."
     )
+
+
+def _require_elementwise(found, *compared):
+    """Refuses a loss of one's own of each target with each prediction."""
+    short, long = compared = sorted(map(list, compared), key=len)
+    lacks_last = len(long) == len(short) + 1 and long[-1] == 1
+    if lacks_last and len(found) == len(long) and found[-1] != 1:
+        raise ValueError(
+            "The loss: expected it to compare each target with its own "
+            f"prediction, but of the shapes {' and '.join(map(str, compared))} "
+            f"it made {list(found)}. Give both a last axis of 1, or neither."
+        )
 
 
 def _require_task_axes(losses, y, task_axes):

@@ -58,6 +58,22 @@ def test_stack_has_one_loss_per_task(loss, y, prediction):
     np.testing.assert_allclose(together, each, 1e-12)
 
 
+def test_an_accuracy_is_of_several_classes():
+    with pytest.raises(ValueError, match="output for each class, found one"):
+        losses.accuracy(LABELS, LOGITS[:, :1])
+
+
+@pytest.mark.parametrize("task_axes", [0, 1])
+def test_a_loss_of_ones_own_does_not_compare_all_with_all(task_axes):
+    loss = losses.per_task(lambda y, p: tf.square(y - p), task_axes)
+    y = tf.random.normal([5, 5, 5][: task_axes + 1])
+    for pair in ((y, y[..., None]), (y[..., None], y)):
+        with pytest.raises(ValueError, match=r"5\] and .* it made \[5, 5"):
+            loss(*pair)
+    assert tf.reduce_max(loss(y[..., None], y[..., None])) == 0
+    assert tf.reduce_max(loss(y, y)) == 0
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_labels_of_any_type(dtype):
     labels = LABELS.astype(dtype)
