@@ -48,13 +48,6 @@ class Predictions(NamedTuple):
     penalty: tuple[tf.Tensor, ...]
 
 
-NORM_STATISTICS = {
-    "queries": queries.together,
-    "support_and_query": queries.alone,
-    "support": queries.by_support,
-}
-
-
 @register
 class MAML(Learner):
     """Model-agnostic meta-learning, second or first order.
@@ -168,7 +161,7 @@ class MAML(Learner):
         self.seed = seed
         self.engine = engine
         self._engine = engines.choose(engine, network)
-        _require_statistics(norm_statistics, network)
+        queries.require(norm_statistics, network)
         self.norm_statistics = norm_statistics
         self._bytes: dict[tuple, float | None] = {}
         self.adapted = select(network, adapt)
@@ -294,11 +287,11 @@ class MAML(Learner):
             apply_fn(theta, support_x, fold(seed, 0)),
         )
         scored = self.scored(adaptation.phi, training)
-        _require_statistics(self.norm_statistics, self.network)
+        queries.require(self.norm_statistics, self.network)
         way = "queries" if training else self.norm_statistics
         dtypes = _map(lambda part: part.dtype, before)
         after = (
-            NORM_STATISTICS[way](
+            queries.NORM_STATISTICS[way](
                 functools.partial(apply_fn, seed=fold(seed, number)),
                 phi,
                 support_x,
@@ -597,22 +590,6 @@ def _in_groups(tasks, group):
         lambda part: tf.reshape(part, [-1, group, *shapes.sizes(part)[1:]]),
         tasks,
     )
-
-
-def _require_statistics(way, network):
-    """Raises `ValueError` for a way that is none, or that a layer ignores."""
-    if way not in NORM_STATISTICS:
-        raise ValueError(
-            f"norm_statistics: expected one of {tuple(NORM_STATISTICS)}, got "
-            f"{way!r}."
-        )
-    for layer in network._flatten_layers() if way == "support" else ():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            raise ValueError(
-                "norm_statistics: expected layers of maml_tf.norms with "
-                f"'support', got {layer.name!r} of Keras. `adapt` returns a "
-                "network that has the support set's statistics in it."
-            )
 
 
 def _named(name, values):

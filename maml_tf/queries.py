@@ -5,6 +5,7 @@ Each function returns predictions `[(B,) T, …]` and penalties `[(B)]`, as
 `apply_fn` does for parameters and inputs.
 """
 
+import keras
 import tensorflow as tf
 
 from maml_tf import norms, shapes
@@ -69,3 +70,27 @@ def by_support(apply_fn, phi, support_x, query_x, axis, dtypes):
         _map(lambda p: shapes.predicted(queries_of, p), predictions),
         penalty,
     )
+
+
+NORM_STATISTICS = {
+    "queries": together,
+    "support_and_query": alone,
+    "support": by_support,
+}
+"""The ways that have a name, see `MAML`."""
+
+
+def require(way, network):
+    """Raises `ValueError` for a way that is none, or that a layer ignores."""
+    if way not in NORM_STATISTICS:
+        raise ValueError(
+            f"norm_statistics: expected one of {tuple(NORM_STATISTICS)}, got "
+            f"{way!r}."
+        )
+    for layer in network._flatten_layers() if way == "support" else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            raise ValueError(
+                "norm_statistics: expected layers of maml_tf.norms with "
+                f"'support', got {layer.name!r} of Keras. `adapt` returns a "
+                "network that has the support set's statistics in it."
+            )

@@ -32,7 +32,7 @@ ARCHITECTURE = {
     "few_images": ("learner", "tensorflow"),
     "norms": ("learner", "keras tensorflow"),
     "models": ("learner", "keras"),
-    "queries": ("learner", "tensorflow"),
+    "queries": ("learner", "keras tensorflow"),
     "task_data": ("learner", "keras numpy tensorflow"),
     "functional": ("learner", "keras tensorflow"),
     "selection": ("learner", "keras"),
