@@ -172,7 +172,7 @@ class Scores(IterationCallback):
 
 
 class Keeper(IterationCallback):
-    """Calls `keep()` at regular intervals, and for what has been done since.
+    """Calls `keep()` at regular intervals, and for the rest at the end.
 
     Args:
       start: the iteration at which the run starts or continues.

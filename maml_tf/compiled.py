@@ -17,7 +17,7 @@ MEANS = {
     "reduction": ("sum_over_batch_size", "mean"),
     "ignore_class": (None,),
 }
-"""What a loss of Keras has that is a mean over examples."""
+"""Attributes of a loss of Keras, and their values if it is a mean."""
 IN_GROUPS = (
     "tasks run in groups, one after another; engine='stacked' runs all at once"
 )
@@ -50,7 +50,7 @@ def uncompiled(loss: Loss, y, prediction, weight) -> tf.Tensor:
 
 
 def of_tasks(weight: tf.Tensor | None, loss: Loss, y, prediction):
-    """Returns weights of tasks `[B]`, or of examples, as a loss has values.
+    """Returns weights of tasks `[B]`, or of examples, for each value of a loss.
 
     Keras itself would take them for weights along the values' last axes.
 
@@ -112,7 +112,7 @@ def require_of_tasks(weight) -> None:
 
 
 def require_weighable(metrics, weight) -> None:
-    """Raises `ValueError` for metrics that would count weights of tasks wrong.
+    """Raises `ValueError` for metrics that would misuse weights of tasks.
 
     Args:
       metrics: the compiled `weighted_metrics`.
@@ -183,8 +183,8 @@ def _require_each(loss, y, prediction, *, where):
 def naming_labels(method: Callable) -> Callable:
     """Returns a method of Keras that names labels which are out of range.
 
-    In a graph TensorFlow refuses them, on a processor, and says so in the end
-    of a message of pages.
+    In a graph on a processor TensorFlow refuses them, at the end of a message
+    of pages.
     """
 
     @functools.wraps(method)

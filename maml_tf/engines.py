@@ -167,7 +167,7 @@ def task_bytes(
     """Returns about how many bytes a task takes while it is meta-learnt.
 
     They are U s + q, where s and q are what its support and query pass
-    compute: a rough estimate. Some inner loops keep one pass of the U.
+    compute: a rough estimate.
 
     Args:
       network: a network that can be stacked.
@@ -175,7 +175,8 @@ def task_bytes(
       support_x: inputs `[B, S, …]`, nested as the network takes them.
       query_x: inputs `[B, T, …]`.
       inner_steps: U.
-      keeps_one: whether that is so: of first order, or computed again.
+      keeps_one: whether one of the U passes is kept at a time, as in first
+        order, or where steps are computed again.
 
     Returns:
       The bytes, or `None` if a shape is not known.

@@ -219,8 +219,8 @@ _PLACES = (
 class StandIns:
     """A context that has stand-ins in place while any thread is inside.
 
-    Were it one for each thread, the first to leave would put TensorFlow's own
-    back under the others, and the last what it had found, stand-ins.
+    If each thread placed its own, the first to leave would put TensorFlow's
+    back while others are inside, and the last the stand-ins that it found.
 
     Args:
       places: of each its module, its name there, and what stands in for it.
@@ -259,7 +259,7 @@ def operations() -> contextlib.AbstractContextManager:
     GroupNormalization take their statistics from `tf.nn.moments`,
     MaxPooling1D to 3D are `tf.nn.max_pool`, UpSampling2D and Resizing
     interpolate by `tf.image.resize`, and `keras.remat` is `tf.recompute_grad`,
-    which keeps what it else would compute again. A layer's own `tf.function` is
+    which here computes nothing again. A layer's own `tf.function` is
     traced in each call.
     """
     return _stand_ins

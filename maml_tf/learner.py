@@ -49,7 +49,7 @@ class Learner(Replicated):
         "network",
         "task_metrics",
     )
-    """Arguments, and what is made of one, that stay what they are."""
+    """Attributes that cannot be set again once the learner is made."""
 
     evaluate = _repeatable(Replicated.evaluate)
     predict = _repeatable(Replicated.predict)
@@ -101,7 +101,7 @@ class Learner(Replicated):
         return adapted_copy(self.network, self.adapted, phi, x, seed)
 
     def _learned(self, x, y, steps):
-        """Returns φ after inner steps on one task, and the seed of it all."""
+        """Returns φ after inner steps on one task, and the seed they had."""
         raise NotImplementedError
 
     @_repeatable
@@ -221,7 +221,7 @@ class Learner(Replicated):
             store[str(i)] = variable
 
     def load_own_variables(self, store):
-        """Loads that, or all of a file from when adapted weights were in it."""
+        """Loads that; an older file has the adapted weights, too."""
         own = self._apart()
         if len(store.keys()) > len(own):
             super().load_own_variables(store)

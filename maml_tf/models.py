@@ -92,10 +92,10 @@ def omniglot_conv(
     max_pool: bool = False,
     norm_gradient: str = "exact",
 ) -> keras.Model:
-    """Returns four 3×3 convolutional blocks, a mean over positions, a dense.
+    """Returns four convolutional blocks, a mean over positions, a dense layer.
 
-    Convolutions have stride 2, or stride 1 and 2×2 max-pooling. The dense
-    kernel starts from a normal of σ = 1, convolutions from Glorot's uniform.
+    The 3×3 convolutions have stride 2, or stride 1 and 2×2 max-pooling. They
+    start from Glorot's uniform, the dense kernel from a normal of σ = 1.
 
     Source: Finn et al. 2017, section 5.2; initial values of cbfinn/maml.
 
@@ -148,7 +148,7 @@ def mini_imagenet_conv(
 
 
 def reptile_omniglot_conv(ways: int) -> keras.Model:
-    """Returns four strided blocks of 64 filters, flattened, and a dense.
+    """Returns four strided blocks of 64 filters, flattened, and a dense layer.
 
     Each block is convolution, batch normalisation with γ and β, ReLU.
 
@@ -165,7 +165,7 @@ def reptile_omniglot_conv(ways: int) -> keras.Model:
 def reptile_mini_imagenet_conv(
     ways: int, image_shape: tuple[int, int, int] = (84, 84, 3)
 ) -> keras.Model:
-    """Returns four max-pooled blocks of 32 filters, flattened, and a dense.
+    """Returns four pooled blocks of 32 filters, flattened, and a dense layer.
 
     Each block is convolution, batch normalisation with γ and β, 2×2
     max-pooling that keeps odd edges, ReLU; 84 → 42 → 21 → 11 → 6 pixels.

@@ -105,7 +105,7 @@ def decode(
     """Returns an image, and whether it had another size.
 
     Args:
-      content: an image file's content, or pixels; what shows through is white.
+      content: an image file's content, or pixels; transparency becomes white.
       image_format: what it becomes.
 
     Returns:
@@ -113,7 +113,7 @@ def decode(
 
     Raises:
       ValueError: if a channel has more than 8 bits, which would be cut off;
-        of a PPM in colour it is not seen.
+        in a colour PPM that cannot be told.
     """
     with _opened(content) as image:
         # Of colours Pillow cuts them off itself; its raw mode tells.

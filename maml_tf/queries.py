@@ -1,6 +1,6 @@
-"""How queries are predicted: which examples the statistics are those of.
+"""How queries are predicted: whose batch statistics normalise them.
 
-A network with batch statistics predicts an input otherwise in other company.
+A layer with batch statistics makes a prediction depend on the whole batch.
 Each function returns predictions `[(B,) T, …]` and penalties `[(B)]`, as
 `apply_fn` does for parameters and inputs.
 """

@@ -96,7 +96,7 @@ def _sizes(data):
 
 
 def _requirement(model, trains):
-    """Returns the function that refuses what `_sizes` a step cannot have."""
+    """Returns the function that refuses `_sizes` which a step cannot have."""
     strategy = model.distribute_strategy
     several = on_several_hosts(strategy) and strategy.num_replicas_in_sync > 1
     if trains and several:
@@ -215,7 +215,7 @@ def on_several_hosts(strategy: tf.distribute.Strategy) -> bool:
 def require_none(name: str, value) -> None:
     """Raises `ValueError` for an argument that no strategy's replica can have.
 
-    One replica alone adds its gradients where a loop cannot, too.
+    Even one has its gradients added up, which a loop or a branch cannot do.
     """
     if tf.distribute.has_strategy():
         raise ValueError(

@@ -21,7 +21,7 @@ from maml_tf.tied import Tied, attach, untie
 
 
 class Rule(NamedTuple):
-    """How a class of layers acts, and the options that takes for granted."""
+    """How a class of layers acts, with the other arguments of `rule`."""
 
     act: Callable
     options: dict

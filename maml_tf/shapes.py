@@ -23,7 +23,7 @@ def leading(data, axis: int = 0):
 
 
 def predicted(function: Callable, prediction) -> tf.Tensor:
-    """Returns a function of a prediction, of which it only moves the parts.
+    """Returns `function(prediction)`, where it only moves parts about.
 
     Keras keeps with probabilities the logits that they are of, and compares
     those: they come along.

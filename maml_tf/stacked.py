@@ -1,4 +1,4 @@
-"""A Keras model on a stack of tasks: every weight has a task axis.
+"""A Keras model on a stack of tasks: adapted weights have a task axis.
 
 Inputs are `[B, n, …]`: B tasks of n examples. An adapted weight is
 `[B, *shape]`, one copy for each task; any other weight keeps its shape. The
@@ -58,8 +58,8 @@ def unsupported(model: keras.Model) -> list[str]:
 def layers(model: keras.Model) -> list[tuple[keras.Layer, list[str]]]:
     """Returns a model's layers, and for each why it cannot run stacked.
 
-    They are in the order of their calls, a shared layer once. Of a model that
-    is no graph of layers it is all layers, none of which can.
+    They are in the order of their calls, a shared layer once. In a model that
+    is no graph of layers none can.
     """
     graph = _graph(model)
     if graph is None:
@@ -208,7 +208,7 @@ class _Weights:
 
 
 def _require_all_said(model, scope):
-    """Refuses what a rule knows nothing of, and would be of all tasks."""
+    """Refuses a draw or loss that no rule splits into those of tasks."""
     generators = {id(v) for v in functional.seed_generators(model)}
     drawn = generators & scope.state_mapping.keys()
     if drawn or scope.losses:

@@ -121,7 +121,7 @@ def from_directory(
 
     Raises:
       DataError: if images are missing, too few or unreadable.
-      ValueError: if another argument is none of these.
+      ValueError: if another argument is out of range.
     """
     at_least(1, image_size=image_size)
     if image_channels not in (1, 3):
@@ -177,7 +177,7 @@ def from_function(
       start: t of the first meta-batch.
 
     Raises:
-      ValueError: if one of them is none.
+      ValueError: if `seed` or `start` is out of range.
     """
     integers(seed=seed)
     at_least(0, start=start)
@@ -187,7 +187,7 @@ def from_function(
 
 def _by_class(x, y):
     """Returns examples, their order by class, and the classes and sizes."""
-    x = _array("x", x) if isinstance(x, list) else x  # To nest, a structure.
+    x = _array("x", x) if isinstance(x, list) else x  # not a nest
     x, y = tf.nest.map_structure(_examples, x), _array("y", y)
     if not (parts := tf.nest.flatten(x)):
         raise ValueError("x: expected an array or several, found none.")
