@@ -84,16 +84,13 @@ def patches(x, window, strides, dilations, padding):
       of what is computed from them, without its channels.
     """
     tasks, examples, *size, channels = sizes(x)
-    table = _patch_table(
-        tuple(size), tuple(window), strides, dilations, padding
-    )
+    options = tuple(size), tuple(window), strides, dilations, padding
+    table = _patch_table(*options)
     pixels = tf.reshape(x, [-1, math.prod(size), channels])
     read = _gather_sum(pixels, table.patch_to_pixel, table.pixel_to_patches)
     depth = math.prod(window) * channels
-    return (
-        tf.reshape(read, [tasks, -1, depth]),
-        [tasks, examples, *table.output_size],
-    )
+    rows = tf.reshape(read, [tasks, -1, depth])
+    return rows, [tasks, examples, *output_size(*options)]
 
 
 def output_size(size, window, strides, dilations, padding) -> tuple[int, ...]:
@@ -145,12 +142,10 @@ class _PatchTable(NamedTuple):
         too large, stands for padding.
       pixel_to_patches: `[pixels, most readers of a pixel]`, filled up with
         the index outputs·window, which stands for nothing.
-      output_size: how many outputs there are along each axis.
     """
 
     patch_to_pixel: np.ndarray
     pixel_to_patches: np.ndarray
-    output_size: tuple[int, ...]
 
 
 @functools.lru_cache
@@ -163,7 +158,6 @@ def _patch_table(size, window, strides, dilations, padding):
     return _PatchTable(
         pixels[:, None].astype(np.int32),
         _readers(pixels, math.prod(size)).astype(np.int32),
-        tuple(len(positions) for positions in axes),
     )
 
 
