@@ -173,20 +173,16 @@ class NormalizedConv2D(_Summing):
         self.scale = scale
 
     def build(self, input_shape):
-        window = (self.kernel_size,) * 2
+        window, filters = (self.kernel_size,) * 2, (self.filters,)
         self.kernel = self.add_weight(
             shape=(*window, input_shape[-1], self.filters),
             initializer="glorot_uniform",
             name="kernel",
         )
-        self.bias = self._vector("zeros", "bias")
+        self.bias = self.add_weight(filters, "zeros", name="bias")
         if self.scale:
-            self.gamma = self._vector("ones", "gamma")
-        self.beta = self._vector("zeros", "beta")
-
-    def _vector(self, start, name):
-        shape = (self.filters,)
-        return self.add_weight(shape, start, name=name)
+            self.gamma = self.add_weight(filters, "ones", name="gamma")
+        self.beta = self.add_weight(filters, "zeros", name="beta")
 
     def _act(self, x):
         gamma = self.gamma if self.scale else None
