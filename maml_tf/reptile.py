@@ -61,8 +61,8 @@ class Reptile(Learner):
         `descent.draw_batches`.
       weight_decay: multiplies all parameters before each inner step.
       reset_inner_optimizer: whether it forgets before each task.
-      transductive: whether queries are predicted in one batch, which they all
-        see the statistics of; else each alone with the support set.
+      transductive: whether queries are predicted in one batch, with its
+        statistics; else each alone with the support set.
       engine: "stacked" runs tasks at once where the inner optimizer need not
         remember, "looped" one by one. "auto" is "looped", which is as fast.
       seed: of mini-batches and random layers.
@@ -194,27 +194,19 @@ class Reptile(Learner):
         return change, self._initial(), loss
 
     def _in_turn(self, x, y, batches):
-        seeds = self._seeds(leading(x), True)
+        tasks, theta = leading(x), self._theta()
+        seeds = self._seeds(tasks, True)
 
         def body(i, total, state, loss):
             if not self.carries:
                 state = self._initial()
-            start = self._theta(), state
-            groups = [group[i] for group in batches]
-            ends, state, more = self._descend(
-                start, *_map(lambda part: part[i], (x, y)), groups, seeds[i]
-            )
-            total += self.change(start[0], ends)
+            own = _map(lambda part: part[i], (x, y, batches, seeds))
+            ends, state, more = self._descend((theta, state), *own)
+            total += self.change(theta, ends)
             return i + 1, total, state, loss + more
 
-        theta = self._theta()
-        start = (
-            0,
-            tf.zeros_like(theta),
-            self._initial(),
-            tf.zeros([], theta.dtype),
-        )
-        tasks = leading(x)
+        zero, zeros = tf.zeros([], theta.dtype), tf.zeros_like(theta)
+        start = 0, zeros, self._initial(), zero
         # Two: a task's first gradient, which does not need the state, is taken
         # beside the last steps of the task before.
         _, *sums = tf.while_loop(
@@ -223,7 +215,7 @@ class Reptile(Learner):
         return sums
 
     def change(self, start, ends):
-        """Returns how a task changes its parameters, of those it passed."""
+        """Returns a task's change, by its start and the end of each group."""
         return ends[-1] - start
 
     def _descend(self, start, x, y, batches, seed):
