@@ -90,10 +90,10 @@ class MAML(Learner):
       engine: "stacked" runs all tasks at once, "looped" one after another,
         "auto" chooses, also groups of tasks, see `maml_tf.engines`. With the
         last two the compiled loss has to be a mean over tasks.
-      norm_statistics: outside training, what layers with batch statistics
-        take them of when a query is predicted: all "queries" of its task, as
-        published, "support_and_query", the support set and that query, or the
-        "support" set alone. The last one knows the layers of `maml_tf.norms`.
+      norm_statistics: by whose statistics layers with batch statistics predict
+        a query outside training: "queries", all of its task, as published;
+        "support_and_query", the support set and that query; or "support", the
+        support set alone, which only layers of `maml_tf.norms` can.
       block: meta-updates in one training step. Above 1 a training element is
         a block of meta-batches with one more leading axis, which saves time
         where an update takes about a millisecond.
@@ -264,7 +264,7 @@ class MAML(Learner):
         """Returns predictions for a single task."""
         apply_fn = functional.with_penalty(self.network, self.adapted)
         inputs, seed = _map(lambda part: part[0], (inputs, seeds))
-        theta = [tf.convert_to_tensor(value) for value in self._theta()]
+        theta = self._theta()
         found = self._predict(apply_fn, 0, theta, inputs, seed, training)
         return _map(lambda p: shapes.predicted(lambda x: x[None], p), found)
 
@@ -399,7 +399,7 @@ class MAML(Learner):
                     "frozen or taken out after the learner was made, which "
                     "adapts it. Make a new learner."
                 )
-        return [variable.value for variable in self.adapted]
+        return [tf.convert_to_tensor(v.value) for v in self.adapted]
 
     def _steps(self, training):
         as_trained = training or self._is_building
@@ -442,6 +442,7 @@ class MAML(Learner):
         return means, _map(lambda s: shapes.merge(s.stack()), stored)
 
     def _signature(self, inputs, training):
+        """Returns the specification of one task's `Predictions`."""
         support_x, _, query_x = inputs
         steps = range(self._steps(training) + 1)
         scored = len(self.scored(steps, training))
