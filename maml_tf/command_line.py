@@ -39,8 +39,8 @@ TRUTHS = {"true", "t", "1", "false", "f", "0"}
 """Values of a flag that is true or false, in small letters."""
 HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "-?"}
 
-PATHS = ("logdir", "folder", "import_checkpoint")
-"""Fields that are paths, but for those of data."""
+PATHS = {"logdir", "checkpoint", "import_checkpoint", "export_checkpoint"}
+"""Flags that are paths, but for those of data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,10 @@ class Program:
         given = [*map(_underscored, words[:end])]
         _require_values(values, given)
         _, *rest = values([self.name, *given, *words[end:]])
+        for name in PATHS.intersection(values):
+            if path := values[name].value:
+                # No shell expands ~ after the = of a flag.
+                values[name].value = os.path.expanduser(path)
         return values, rest
 
     def _defined(self):
@@ -261,13 +265,10 @@ def fields(
       told: fields known from elsewhere, for flags that are not given.
     """
     given = {f: values[kind.flag_name(f)] for f in kind.defaults()}
-    found = {
+    return {
         field: flag.value if flag.present else told.get(field, flag.value)
         for field, flag in given.items()
     }
-    # No shell expands ~ after the = of a flag.
-    paths = {f: os.path.expanduser(found[f]) for f in PATHS if found.get(f)}
-    return found | paths
 
 
 def guarded(program: str, action: Callable[[], None]) -> int:

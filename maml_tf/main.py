@@ -1,6 +1,5 @@
 """`maml-tf`: meta-trains and evaluates from cbfinn/maml's command line."""
 
-import os
 import sys
 
 import numpy as np
@@ -129,7 +128,7 @@ def _told(values):
     prefix = values["import_checkpoint"].value
     if not prefix:
         return {}
-    told = legacy.settings(os.path.expanduser(prefix))
+    told = legacy.settings(prefix)
     if values["datasource"].value == "folder":
         # Pooling has no tensors: it is told by the data set's one network.
         told.pop("max_pool", None)
@@ -173,7 +172,6 @@ def perform(config: Config, values: flags.FlagValues) -> None:
         for line in datasets.check(config):
             print(line)
     elif (prefix := values.export_checkpoint) is not None:
-        prefix = os.path.expanduser(prefix)
         legacy.save(prefix, train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:

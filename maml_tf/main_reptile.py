@@ -1,6 +1,5 @@
 """`reptile-tf`: meta-trains and evaluates as supervised-reptile does."""
 
-import os
 import sys
 
 from absl import flags
@@ -85,7 +84,7 @@ def config_from_flags(values: flags.FlagValues) -> ReptileConfig:
     """
     told = {}
     if prefix := values["import_checkpoint"].value:
-        told = legacy.settings(os.path.expanduser(prefix))
+        told = legacy.settings(prefix)
     return ReptileConfig(**command_line.fields(ReptileConfig, values, told))
 
 
@@ -105,7 +104,6 @@ def _run(arguments):
         for line in datasets.check(config, reptile_train.RESAMPLE):
             print(line)
     elif (prefix := values.export_checkpoint) is not None:
-        prefix = os.path.expanduser(prefix)
         legacy.save(prefix, reptile_train.load_learner(config))
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     else:

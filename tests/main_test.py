@@ -21,6 +21,7 @@ from maml_tf import (
     losses,
     main,
     main_quickstart,
+    main_reptile,
     models,
     records,
     train,
@@ -762,5 +763,15 @@ def test_refuses_in_training_what_is_of_a_test(settings, flag):
         Config(**settings)
 
 
-def test_a_tilde_is_the_home_folder():
-    assert config("--logdir=~/x").logdir == os.path.expanduser("~/x")
+@pytest.mark.parametrize(
+    "program, flag",
+    [
+        (main, "logdir"),
+        (main, "import_checkpoint"),
+        (main, "export_checkpoint"),
+        (main_reptile, "checkpoint"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(program, flag):
+    values = program.PROGRAM.parse([f"--{flag}=~/x"])
+    assert values[flag].value == os.path.expanduser("~/x")
