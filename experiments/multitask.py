@@ -54,6 +54,10 @@ class MultitaskConfig(Config):
     pull_strength: NotNegative = 0.0
     pull: Literal["origin", "mean"] = "origin"
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_default("baseline", "in the multi-task baseline")
+
     @property
     def phases(self) -> tuple[int, int]:
         """All networks, and no meta-training."""

@@ -64,6 +64,13 @@ def test_errors_are_of_this_program(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("multitask: --models: expected")
 
 
+def test_refuses_the_oracle_whose_networks_have_other_inputs(tmp_path, capsys):
+    line = [f"--logdir={tmp_path / 'x'}", "--baseline=oracle"]
+    assert multitask.PROGRAM.run(multitask._run, line) == 1
+    assert "--baseline: expected None" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_learns_its_task(tmp_path):
     errors = [
         multitask.Regressor(settings, zeros(settings)).learn(0)
