@@ -202,8 +202,8 @@ def _error(objective, dtype, rng):
 
     Returns:
       The error relative to the largest slope, infinity if there is no gradient.
-      Of several step sizes the best counts: a large one may step over a kink, a
-      small one rounds.
+      Of several step sizes the best counts: a large one may step over a kink,
+      or where the function is no number; a small one rounds.
     """
     point, gradient_fn = objective
     errors, slopes = [], []
@@ -214,12 +214,13 @@ def _error(objective, dtype, rng):
     for _ in range(DIRECTIONS):
         d = _direction(point, rng)
         slopes.append(float(_dot(gradient, d)))
-        differences = [
+        found = [
             _difference(lambda h, d=d: gradient_fn(_moved(point, d, h))[0], h)
             for h in _STEPS[dtype]
         ]
-        errors.append(min(abs(slopes[-1] - found) for found in differences))
-    return float(max(errors) / max(max(map(abs, slopes)), 1e-30))
+        # The smallest number, if there is one.
+        errors.append(np.fmin.reduce(np.abs(np.subtract(slopes[-1], found))))
+    return float(np.max(errors) / max(max(map(abs, slopes)), 1e-30))
 
 
 def _direction(point, rng):

@@ -12,6 +12,7 @@ from maml_tf import (
     MetaSGD,
     check_meta_gradient,
     losses,
+    self_check,
 )
 from maml_tf.inner_optimizers import SGD
 
@@ -114,6 +115,13 @@ def test_the_layer_that_breaks_it_is_named(layer):
     assert not found.second_order
     assert found.layer == f"culprit ({layer.__name__})"
     assert f"no, culprit ({layer.__name__}) breaks it" in str(found)
+
+
+def test_a_step_to_where_there_is_no_number_does_not_count():
+    point = [tf.constant([1e-4, 2e-4], tf.float64)]
+    root = self_check._with_gradient(lambda x: tf.reduce_sum(tf.sqrt(x[0])))
+    error = self_check._error((point, root), "float64", np.random.default_rng())
+    assert error < self_check.TOLERANCE["float64"]
 
 
 def test_a_loss_that_breaks_it_is_no_layer():
