@@ -28,12 +28,14 @@ class Alarm(IterationCallback):
 
     def on_iteration(self, iteration):
         """Looks at new rows, if there are enough."""
+        if len(self.table) == self.seen:
+            return
+        self.seen = len(self.table)
         rows = self.table.last(self.rows)
         # Another phase has others, which say nothing of this one.
         last = [row for row in rows if row["iteration"] > self.start]
-        if len(last) < self.rows or last[-1]["iteration"] == self.seen:
+        if len(last) < self.rows:
             return
-        self.seen = last[-1]["iteration"]
         for fault in list(self.faults):
             if message := fault(last):
                 print_line(f"Alarm at iteration {iteration}: {message}")
