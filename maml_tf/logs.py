@@ -86,17 +86,21 @@ class Table:
 
     def sync(self) -> None:
         """Makes sure that all rows are on disk."""
-        if len(self) and not self._whole:
+        if len(self) and not self._has_all():
             self._write_whole()
             self._whole = True
         if os.path.exists(self.path):
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
 
+    def _has_all(self):
+        """Whether the file has every row."""
+        return self._whole and os.path.exists(self.path)
+
     def _write(self):
         """Appends a row to a file that has the others, or writes them all."""
-        whole, self._whole = self._whole, False
-        if whole and os.path.exists(self.path):
+        whole, self._whole = self._has_all(), False
+        if whole:
             with (
                 files.naming(self.path),
                 open(self.path, "a", newline="") as file,

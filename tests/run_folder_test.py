@@ -307,6 +307,9 @@ def test_rows_that_were_not_written_come_before_a_checkpoint(
         table._whole = False
     table.sync()
     assert [r["iteration"] for r in logs.read_rows(table.path)] == [1, 2]
+    os.unlink(table.path)
+    table.sync()
+    assert [r["iteration"] for r in logs.read_rows(table.path)] == [1, 2]
 
 
 def fails(table):
