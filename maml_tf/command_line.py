@@ -145,6 +145,7 @@ class Program:
                     subsequent_indent=28 * " ",
                 )
             lines.append("")
+        lines.append("--flagfile=FILE reads more flags, one a line.")
         return "\n".join(lines)
 
 

@@ -13,8 +13,8 @@ DATA = {
     "cache_dir": "folder of packed data; default ~/.cache/maml_tf",
     "image_size": "to which --datasource=folder resizes, in pixels",
     "image_channels": "of --datasource=folder: 3, colour, or 1, grey",
-    "check_data": "say what is found in --data_dir, pack it into --cache_dir, "
-    "and do no more",
+    "check_data": "say what images are found, pack them into the cache, and "
+    "do no more",
 }
 """Flags of where images are from."""
 

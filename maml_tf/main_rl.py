@@ -48,9 +48,9 @@ FLAGS = {
         "train": "train first, or evaluate a checkpoint alone",
         "test_goals": "tasks of the evaluation",
         "test_updates": "updates of each",
-        "test_learning_rate": "of the first, and for MAML of as many as "
-        "training makes; -1: as in training",
-        "test_learning_rate_later": "of the others; -1: half of it",
+        "test_learning_rate": "step size of the first update, and for MAML of "
+        "as many as training makes; -1: as in training",
+        "test_learning_rate_later": "that of the other updates; -1: half of it",
         "test_trajectories": "trajectories of a task in each round",
         "test_transitions": "steps after which a round of a task ends, of up "
         "to four times as many trajectories; 0: no such number",

@@ -727,6 +727,7 @@ def test_help_lists_all_flags(capsys):
     out = capsys.readouterr().out
     for name in flags_of(main):
         assert f"--{name} " in out
+    assert "--flagfile=FILE" in out
 
 
 @pytest.mark.parametrize(
