@@ -74,7 +74,7 @@ def load(folder: str, changes: dict) -> Run:
     content = checkpoints.read(checkpoint)
     settings = {**content.settings, **changes}
     if content.phase == reptile_train.PHASE:
-        settings |= _of_reptile(folder, changes)
+        settings |= {"pretrained": True, **_of_reptile(folder, changes)}
         config = _config(ReptileConfig, settings)
         learner = reptile_train.build_learner(config)
         phase = content.phase  # Adam's moments are part of the inner loop.

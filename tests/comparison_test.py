@@ -197,6 +197,15 @@ def test_a_run_of_reptile_heeds_whose_statistics(monkeypatch):
         comparison.load("x", {"norm_statistics": "support"})
 
 
+def test_shots_may_be_too_few_for_a_training_of_reptile(monkeypatch):
+    settings = {"foml": True, "tail_shots": 3}
+    content = checkpoints.Content(reptile_train.PHASE, settings, {}, {})
+    monkeypatch.setattr(comparison.checkpoints, "find", lambda folder: None)
+    monkeypatch.setattr(comparison.checkpoints, "read", lambda found: content)
+    monkeypatch.setattr(comparison.checkpoints, "restore", lambda *a: None)
+    assert comparison.load("x", {"shots": 1}).config.shots == 1
+
+
 def test_ways_of_sinusoids_do_not_matter(runs):
     one, other = (comparison.load(str(folder), {}) for folder in runs)
     ways = other.config.ways + 1
