@@ -102,15 +102,15 @@ def _protocols(path):
     return title, ["test", "tasks", "accuracy", "difference"], rows
 
 
-def _sections(records, used, results):
+def _sections(records, used, protocols):
     """Yields title, header and rows of each table."""
     numbers = [n for n in published.numbers() if n.flagfile]
     ours = [(n, published.measuring(n, used)) for n in numbers]
     rows = [_number(n, own) for n, own in ours if own]
     yield "Numbers", NUMBERS, rows
     yield "How they were measured", MEASURED, list(map(_measured, used))
-    if results is not None:
-        yield results
+    if protocols is not None:
+        yield protocols
     shown = [record for _, own in ours for record in own]
     rest = [r for r in records if r not in shown]
     yield "Shorter trainings and other tests", REST, list(map(_short, rest))

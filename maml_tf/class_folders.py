@@ -23,7 +23,6 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".webp"),
     *(".avif", ".tif", ".tiff", ".tga", ".ppm", ".pgm"),
 )
-FORM = "class folders"
 
 
 def load_class_folders(
@@ -58,7 +57,7 @@ def load_class_folders(
         if not (classes := in_class_folders(sizes, part)):
             raise DataError(_nothing(root, part))
         _require_apart(root, sizes, part, classes)
-        return image_files(FORM, root, classes, sizes)
+        return image_files("class folders", root, classes, sizes)
 
     shape = f"{image_format.size}x{image_format.channels}"
     place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]

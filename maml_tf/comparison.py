@@ -216,8 +216,8 @@ def _require_same(a, b, fields, advice=""):
             )
 
 
-def _words(config, count, classes):
-    parts = str(count), task_words(config), classes
+def _words(config, how_many, classes):
+    parts = how_many, task_words(config), classes
     return ", ".join(parts if config.is_classification else parts[:2])
 
 

@@ -122,7 +122,7 @@ def _run(arguments):
         print("\n\n".join(train.explain(run) for run in runs.values()))
         return
     curves = {algo: _train_and_evaluate(run) for algo, run in runs.items()}
-    if config.algo == ALL and distribution.is_chief(config):
+    if config.algo == ALL:
         print(f"Written: {train.draw_methods(config, curves)}")
 
 

@@ -46,7 +46,6 @@ SMOOTHED = 50
 RESAMPLE = Image.Resampling.NEAREST  # Pillow's default when it was written
 SINUSOID_PHASES = (0.0, 2 * math.pi)
 SINUSOID_QUERIES = 50
-Sampler = Callable[[tf.Tensor], tuple]
 
 
 def build_network(config: ReptileConfig) -> keras.Model:
@@ -111,14 +110,16 @@ def metric(config: ReptileConfig) -> losses.TaskLoss:
     return losses.mean_squared_error
 
 
-def training_tasks(config: ReptileConfig) -> Sampler:
+def training_tasks(
+    config: ReptileConfig,
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Returns the function from t to the t-th support sets of training.
 
     Raises:
       cache.DataError: if images are missing or too few.
     """
     if not config.is_classification:
-        return _sinusoids(config, config.training_shots, 0)
+        return lambda t: _sinusoids(config, t)
     return _class_tasks(
         config, "train", config.training_shots, config.meta_batch_size, 0
     )
@@ -126,7 +127,7 @@ def training_tasks(config: ReptileConfig) -> Sampler:
 
 def evaluation_tasks(
     config: ReptileConfig, part: str, group: int, stream: int
-) -> Sampler:
+) -> samplers.Sampler:
     """Returns the function from t to the t-th group of tasks with queries.
 
     Args:
@@ -190,18 +191,16 @@ def image_classes(config, part):
     return data, np.arange(len(data.names))
 
 
-def _sinusoids(config, points, stream):
-    def support(t):
-        drawn = sinusoids.sinusoids_at(
-            _stream(config, stream),
-            t,
-            config.meta_batch_size,
-            points,
-            SINUSOID_PHASES,
-        )
-        return drawn.x, drawn.y
-
-    return support
+def _sinusoids(config, t):
+    """Returns the t-th support sets of training."""
+    drawn = sinusoids.sinusoids_at(
+        config.seed,
+        t,
+        config.meta_batch_size,
+        config.training_shots,
+        SINUSOID_PHASES,
+    )
+    return drawn.x, drawn.y
 
 
 def _stream(config, stream):

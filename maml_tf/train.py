@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -394,7 +393,7 @@ def _validation_line(config):
     return lambda i, row: f"Validation results: {row[before]}, {row[after]}"
 
 
-def _original_line(config, phase) -> Callable:
+def _original_line(config, phase):
     *_, metric = task_metrics(config)
     before, after = f"pre_{metric}", f"post_{metric}"
     pretrained = config.phases[0]

@@ -205,16 +205,8 @@ def _line(iteration, means):
     return ", ".join(words)
 
 
-def restore(
-    config: RLConfig, learner: learners.PolicyLearner
-) -> checkpoints.Checkpoint | None:
-    """Restores the latest checkpoint and returns it; "random" has none.
-
-    Raises:
-      checkpoints.CheckpointError: if there is none, or it is of another
-        architecture.
-      settings.ConfigError: if it was made with other settings.
-    """
+def _restore(config, learner):
+    """Restores the latest checkpoint and returns it; "random" has none."""
     if config.algo == "random":
         if checkpoints.list_checkpoints(config.folder):
             config.refuse("folder", "one of its own for --algo=random")
@@ -254,14 +246,15 @@ def evaluate(config: RLConfig) -> evaluation.Evaluation:
     """Scores the latest checkpoint; writes `evaluation.csv` and a record.
 
     Raises:
-      checkpoints.CheckpointError: see `restore`.
-      settings.ConfigError: see there.
+      checkpoints.CheckpointError: if there is none, or it is of another
+        architecture.
+      settings.ConfigError: if it was made with other settings.
       ArithmeticError: if a return is not finite.
     """
     if warning := rate_warning(config):
         print(f"Warning: {warning}", file=sys.stderr)
     learner = build_learner(config)
-    checkpoint = restore(config, learner)
+    checkpoint = _restore(config, learner)
     run_folder.make_writable(config)
     facts = _facts_of_run(config, checkpoint)
     rates = config.test_rates
