@@ -23,6 +23,7 @@ from maml_tf.adaptation import adapt, gradient_descent
 from maml_tf.checks import at_least, finite, integers
 from maml_tf.learner import Learner
 from maml_tf.losses import Loss, TaskLoss
+from maml_tf.remat import require_noted
 from maml_tf.saving import register
 from maml_tf.seeds import fold
 from maml_tf.selection import Selection, select
@@ -233,6 +234,10 @@ class MAML(Learner):
         data = _tensors(data)
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         task_data.require_tasks(self.network, x)
+        if self.remat:
+            adapted = {id(variable) for variable in self.adapted}
+            others = self.network.trainable_variables
+            require_noted(v for v in others if id(v) not in adapted)
         seeds = self._seeds(shapes.leading(x), training=True)
         predict, group = self._predictor(x)
         if group is None:

@@ -4,8 +4,9 @@ Memory then holds the parameters of each step, and what one step computes, in
 place of what all of them do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import keras
 import tensorflow as tf
 
 
@@ -52,3 +53,17 @@ def rematerialised(step: Callable) -> Callable:
         return tf.nest.pack_sequence_as(structure[0], flat)
 
     return kept
+
+
+def require_noted(variables: Iterable[keras.Variable]) -> None:
+    """Raises `ValueError` for a variable whose gradient a step would miss.
+
+    What a step reads TensorFlow notes by what was trainable from the start.
+    """
+    for variable in variables:
+        if not variable.value.trainable:
+            raise ValueError(
+                f"remat: {variable.path} was not trainable when it was made; "
+                "a step that is computed again would miss its gradient. Let it "
+                "adapt (`adapt`), or go without remat."
+            )

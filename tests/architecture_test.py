@@ -24,7 +24,7 @@ ARCHITECTURE = {
     "compiled": ("learner", "keras tensorflow"),
     "products": ("learner", "tensorflow"),
     "tied": ("learner", "tensorflow"),
-    "remat": ("learner", "tensorflow"),
+    "remat": ("learner", "keras tensorflow"),
     "seeds": ("learner", "keras tensorflow"),
     "adaptation": ("learner", "tensorflow"),
     "exact": ("learner", "tensorflow"),

@@ -657,6 +657,17 @@ def test_a_variable_that_trains_later_is_meta_learned():
     np.testing.assert_allclose(gradient, [2 * 0.8], 1e-6)
 
 
+def test_steps_computed_again_refuse_what_trains_later():
+    head = keras.layers.Dense(1)
+    network = keras.Sequential([keras.Input((1,)), Offset(), head])
+    network.layers[0].offset.trainable = True
+    options = {"remat": True, "adapt": [head], "engine": "looped"}
+    _, loss, data = sinusoid()
+    learner = learn(MAML, network, loss, **options)
+    with pytest.raises(ValueError, match="remat: .*offset.* not trainable"):
+        learner.meta_gradient(data)
+
+
 def test_what_adapts_is_not_taken_out_later():
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
     learner = MAML(network, "mse", inner_lr=0.1)
