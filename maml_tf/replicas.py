@@ -155,14 +155,15 @@ def _scales(optimizer):
 
 def _clipped(optimizer, gradients):
     """Returns gradients as an optimizer clips them, at their loss scale."""
-    if not _scales(optimizer):
-        return optimizer._clip_gradients(gradients)
     scale = optimizer.scale_loss(1.0)
     unscaled = [gradient / scale for gradient in gradients]
-    clipped = optimizer.inner_optimizer._clip_gradients(unscaled)
+    clipped = innermost(optimizer)._clip_gradients(unscaled)
+    clipped = [part * scale for part in clipped]
+    if not _scales(optimizer):
+        return clipped
     # An infinite one that became finite would pass for no overflow.
     return [
-        tf.where(tf.math.is_finite(gradient), part * scale, gradient)
+        tf.where(tf.math.is_finite(gradient), part, gradient)
         for gradient, part in zip(gradients, clipped, strict=True)
     ]
 

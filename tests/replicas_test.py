@@ -123,7 +123,7 @@ def refused():
     scaled = lambda: keras.optimizers.LossScaleOptimizer(sgd())
     refuses(words, optimizer=scaled)
 
-def total():
+def same(optimizer, loss):
     ends = []
     for strategy in (
         tf.distribute.get_strategy(),
@@ -135,12 +135,19 @@ def total():
                 keras.Input([1]), keras.layers.Dense(1)
             ])
             learner = MAML(network, "mse", inner_lr=0.1, engine="stacked")
-            loss = keras.losses.MeanSquaredError("sum")
-            learner.compile(keras.optimizers.SGD(0.01), loss)
+            learner.compile(optimizer(), loss)
         learner.fit(batches(4, (x, x, x), 2 * x), verbose=0)
         ends.append(network.get_weights())
     for one, two in zip(*ends, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+def total():
+    loss = keras.losses.MeanSquaredError("sum")
+    same(lambda: keras.optimizers.SGD(0.01), loss)
+
+def clipped():
+    options = {"clipvalue": 0.05, "loss_scale_factor": 8.0}
+    same(lambda: keras.optimizers.SGD(1.0, **options), "mse")
 
 def uneven():
     learner, data = maml(), batches(3, (x, x, x), x)
@@ -241,7 +248,7 @@ for case in sys.argv[1:]:
 # TensorFlow confuses what replicas add up eagerly with what others did.
 @pytest.mark.parametrize(
     "cases",
-    ["uneven short measured dropout scaled refused total", "eager"],
+    ["uneven short measured dropout scaled refused total clipped", "eager"],
 )
 def test_two_replicas(cases):
     check_runs(TWO, cases)
