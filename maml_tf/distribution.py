@@ -226,12 +226,12 @@ def _meet(seconds):
     TensorFlow's own waiting has no end, and cannot be interrupted.
 
     Raises:
-      OSError: if one does not, in so many seconds.
+      OSError: if one does not, in so many seconds, or this one cannot.
     """
     cluster, kind, index = _cluster()
     port = int(cluster[kind][index].rpartition(":")[2])
     silent, end = _others(), time.monotonic() + seconds
-    with socket.create_server(("", port)):
+    with _listening(port):
         while silent := [host for host in silent if not _answers(host)]:
             if time.monotonic() > end:
                 raise OSError(
@@ -239,6 +239,17 @@ def _meet(seconds):
                     f"{seconds:g} s, got no answer from {', '.join(silent)}."
                 )
             time.sleep(0.2)
+
+
+def _listening(port):
+    """Returns a socket that answers at a port of this host."""
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise OSError(
+            f"TF_CONFIG: expected port {port} of this worker to be free, found "
+            f"that it cannot listen there ({os.strerror(error.errno)})."
+        ) from error
 
 
 def _others():
@@ -263,8 +274,10 @@ def _cluster():
         told = json.loads(text)
         cluster, task = dict(told["cluster"]), dict(told["task"])
         kind, index = task["type"], int(task["index"])
-        known = set(cluster) <= set(JOBS) and kind in cluster
-        if not known or not 0 <= index < len(cluster[kind]):
+        for job, hosts in cluster.items():
+            if job not in JOBS or not hosts:
+                raise ValueError(f"no training by {job} {hosts}")
+        if not 0 <= index < len(cluster.get(kind, [])):
             raise ValueError(f"no task {kind} {index}")
         for host in sum(cluster.values(), []):
             if not 0 < int(host.rpartition(":")[2]) < 1 << 16:

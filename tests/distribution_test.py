@@ -198,6 +198,18 @@ def test_names_a_worker_that_never_comes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_names_a_port_that_is_in_use(capsys, monkeypatch, tmp_path):
+    told, _ = cluster(2)
+    monkeypatch.setenv("TF_CONFIG", told)
+    monkeypatch.chdir(tmp_path)
+    host, _ = json.loads(told)["cluster"]["worker"]
+    port = int(host.rpartition(":")[2])
+    expected = f"maml-tf: TF_CONFIG: expected port {port} of this worker to be"
+    with socket.create_server(("", port)):
+        line = "--strategy=multi_worker --meta_batch_size=4"
+        check_refused("maml-tf", line, [expected], capsys, tmp_path)
+
+
 @pytest.mark.slow
 def test_gives_up_on_what_is_no_worker(tmp_path):
     first, _ = cluster(2)
@@ -261,6 +273,7 @@ HERE, TASK = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
         json.dumps({"cluster": {"worker": "localhost:1"}, "task": TASK}),
         json.dumps({"cluster": {"worker": ["localhost:70000"]}, "task": TASK}),
         json.dumps({"cluster": {**HERE, "ps": ["localhost:2"]}, "task": TASK}),
+        json.dumps({"cluster": {**HERE, "chief": []}, "task": TASK}),
     ],
 )
 @pytest.mark.parametrize("program", ["maml-tf", "reptile-tf --sgd"])
@@ -275,6 +288,14 @@ def test_names_what_the_environment_should_say(
     )
     expected = "variable TF_CONFIG as", f"found {told!r}"
     check_refused(name, line, expected, capsys, tmp_path)
+
+
+def test_names_a_job_that_does_not_train(monkeypatch):
+    told = {"cluster": {**HERE, "evaluator": ["localhost:2"]}, "task": TASK}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(told))
+    config = Config(strategy="multi_worker")
+    with pytest.raises(ConfigError, match="no training by evaluator"):
+        distribution.is_chief(config)
 
 
 def test_mirrored_needs_devices(capsys, monkeypatch, tmp_path):

@@ -96,6 +96,15 @@ def test_names_the_variables_that_it_looks_for(capsys):
     assert not printed.out
 
 
+@pytest.mark.parametrize("hosts", ['["algo-1"]', "algo-1, algo-2"])
+def test_names_the_variables_that_tell_no_place(hosts, capsys):
+    told = {"SM_HOSTS": hosts, "SM_CURRENT_HOST": "algo-2"}
+    assert TF_CONFIG(told) == 1
+    printed = capsys.readouterr()
+    assert "tf_config: expected hosts in SM_HOSTS and its" in printed.err
+    assert not printed.out
+
+
 def run(*command, **variables):
     return subprocess.run(
         command,

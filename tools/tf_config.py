@@ -42,6 +42,13 @@ def printed(launcher, ours, environment):
             file=sys.stderr,
         )
         return 1
+    except ValueError as error:
+        print(
+            f"tf_config: expected hosts in {launcher} and its fellows, this "
+            f"one among them, found that {error}.",
+            file=sys.stderr,
+        )
+        return 1
     print(tf_config(hosts, index))
     return 0
 
