@@ -10,6 +10,7 @@ from maml_tf import (
     comparison,
     cores,
     datasets,
+    distribution,
     legacy,
     main_flags,
     plots,
@@ -176,7 +177,7 @@ def perform(config: Config, values: flags.FlagValues) -> None:
         print(f"Written: {prefix}.index, {prefix}.data-00000-of-00001")
     elif config.train:
         train.train(config)
-    else:
+    elif distribution.is_chief(config):
         _report(config, train.evaluate(config))
 
 

@@ -107,12 +107,13 @@ class RunFolder:
     def imports(self) -> bool:
         """Returns whether a run starts from another's checkpoint, or says no.
 
-        It does not where it has checkpoints of its own to go on from.
+        It does not where it has checkpoints of its own to go on from. Of
+        several hosts the one that writes imports: all go on from what it saves.
         """
         prefix = self.config.import_checkpoint
-        if prefix and self.resumes:
+        if prefix and self.writes and self.resumes:
             files.say(f"Not imported: {prefix}; {self.config.folder} goes on.")
-        return bool(prefix) and not self.resumes
+        return bool(prefix) and self.writes and not self.resumes
 
     def start_from_import(self, learner, phase: str, iteration: int) -> None:
         """Saves an imported learner; rows of a run that saved none go."""
@@ -120,8 +121,7 @@ class RunFolder:
         files.say(f"Imported: {prefix}, of step {iteration}")
         name = os.path.basename(prefix)
         self.changes = [f"imported: {name}, of step {iteration}"]
-        if self.writes:
-            self._remove_tables()
+        self._remove_tables()
         self.save(learner, phase, iteration)
 
     def is_over(

@@ -21,7 +21,14 @@ import tensorflow as tf
 from own_process import cluster
 from refused_lines import PROGRAMS, check_refused
 
-from maml_tf import checkpoints, distribution, reptile_train, train
+from maml_tf import (
+    checkpoints,
+    distribution,
+    main,
+    reptile_train,
+    run_folder,
+    train,
+)
 from maml_tf.config import Config
 from maml_tf.reptile_config import ReptileConfig
 from maml_tf.rl import train as rl_train
@@ -208,6 +215,23 @@ def test_names_a_port_that_is_in_use(capsys, monkeypatch, tmp_path):
     with socket.create_server(("", port)):
         line = "--strategy=multi_worker --meta_batch_size=4"
         check_refused("maml-tf", line, [expected], capsys, tmp_path)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_first_host_alone_imports_and_tests(index, monkeypatch, tmp_path):
+    """What others import is not what the first one saves, and all train."""
+    two_hosts(index, monkeypatch)
+    evaluate, is_first = mock.Mock(), index == 0
+    monkeypatch.setattr(main.train, "evaluate", evaluate)
+    monkeypatch.setattr(main, "_report", lambda *_: None)
+    several = {"strategy": "multi_worker", "meta_batch_size": 4}
+    values = main.PROGRAM.parse([])
+    main.perform(Config(train=False, **several), values)
+    assert evaluate.called == is_first
+    place = {"import_checkpoint": "x", "logdir": str(tmp_path)}
+    config = Config(**several, **place)
+    run = run_folder.RunFolder(config, distribution.is_chief(config))
+    assert run.imports() == is_first
 
 
 @pytest.mark.slow
