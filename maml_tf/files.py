@@ -143,9 +143,13 @@ def _locked(path):
     while True:
         file = open(path, "a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(path):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(_busy(file)) from None
+        except OSError:
+            file.close()
+            raise
         # Whoever had it may have removed it since it was opened.
         if _is_at(path, file):
             return file

@@ -398,6 +398,15 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def without(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(files.fcntl, "flock", without)
+    with pytest.raises(OSError, match=f"{tmp_path}/.running"):
+        files.exclusive(tmp_path).__enter__()
+
+
 def test_a_lock_of_another_stays(tmp_path):
     """Somebody removed the file, and another process has made its own."""
     lock = tmp_path / ".running"
