@@ -280,6 +280,9 @@ gpu.gradient = lambda _, device, compiles, policy: (
     float("nan") if policy == "mixed_bfloat16" else 0.0
 )
 assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is False
+for rough, right in ("mixed_bfloat16", True), ("float32", False):
+    gpu.gradient = lambda _, device, compiles, policy: 0.5 * (policy == rough)
+    assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is right
 
 def fails(*_):
     gpu.tf.function(gpu.tf.strings.to_number)(gpu.tf.constant("x"))
@@ -289,6 +292,11 @@ with contextlib.redirect_stdout(io.StringIO()) as told:
     assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is False
 start = "| sinusoid10 | yes | failed: InvalidArgumentError: StringToNumb"
 assert told.getvalue().splitlines()[1].startswith(start), told.getvalue()
+gpu.gradient = fails  # on the processor, too
+with contextlib.redirect_stdout(io.StringIO()) as told:
+    assert gpu.row(gpu.workloads.WORKLOADS["sinusoid10"]) is False
+start = "| sinusoid10 | failed on CPU:0: InvalidArgumentError: StringToNumb"
+assert told.getvalue().startswith(start), told.getvalue()
 counts = []
 peer = type("Peer", (), {"step": lambda self, count: counts.append(count)})()
 clock = iter([0.0, 2.0, 2.0, 8.0])
@@ -296,6 +304,13 @@ gpu.time = type("Time", (), {"monotonic": lambda: next(clock)})
 assert gpu.pace(peer, 100) == 200 / 6
 assert counts == [100, 200]
 assert gpu.driver_name() == "0"
+for wrong in "GPU:x", "GPU:-1", "TPU:0":
+    try:
+        gpu.FLAGS.device = wrong
+    except gpu.flags.IllegalFlagValueError as error:
+        assert "expected such as GPU:0 or CPU:0" in str(error)
+    else:
+        raise AssertionError(wrong)
 gpu.FLAGS.device = "GPU:1"
 gpu.os.environ["CUDA_VISIBLE_DEVICES"] = "3,GPU-x"
 assert gpu.driver_name() == "GPU-x"
