@@ -163,7 +163,6 @@ def _number(number, found):
     step = int(number.step)
     mean, half = ours(found, step)
     words = [number.note, *found[0]["deviations"]]
-    done, all_ = found[0]["iterations"], found[0]["published_iterations"]
     lost = len(_diverging(found, step))
     among = f"{lost} of " * bool(lost)
     seeds = f" ({among}{len(found)} seeds)" * (len(found) > 1)
@@ -173,7 +172,7 @@ def _number(number, found):
         number.paper or "-",
         _interval(mean, half, number.unit) + seeds,
         verdict(number, mean, half, found),
-        f"{_count(done)} of {all_:,}",
+        published.progress(found[0]),
         "; ".join(word for word in words if word) or "none",
     ]
 
@@ -253,7 +252,7 @@ def _measured(record):
         f"{record['tasks']:,}",
         "none" if record["queries"] is None else str(record["queries"]),
         BATCH_NORM[record["norm_statistics"]],
-        f"after {_count(record['iterations'])}, {selected}",
+        f"after {published.count(record['iterations'])}, {selected}",
         "not recorded" if record.get("test_settings") is None else "recorded",
         _known(record["commit"]),
         _time(record["seconds"]),
@@ -268,10 +267,6 @@ def _label(record):
 
 def _known(fact):
     return "not recorded" if fact is None else str(fact)
-
-
-def _count(iterations):
-    return "unknown" if iterations is None else f"{iterations:,}"
 
 
 def _time(seconds):
@@ -290,7 +285,7 @@ def _short(record):
     return [
         _label(record),
         _known(record["seed"]),
-        f"{_count(record['iterations'])} of {record['published_iterations']:,}",
+        published.progress(record),
         str(record["steps"][0] if "steps" in record else step),
         _interval(mean, half, unit),
         "; ".join(record["deviations"]) or "none",

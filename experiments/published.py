@@ -183,6 +183,17 @@ def share(record: dict) -> int | None:
     return math.floor(100 * done / record["published_iterations"])
 
 
+def progress(record: dict) -> str:
+    """Returns iterations done of those published, in words."""
+    done = count(record["iterations"])
+    return f"{done} of {record['published_iterations']:,}"
+
+
+def count(iterations: int | None) -> str:
+    """Returns a number of iterations in words."""
+    return "unknown" if iterations is None else f"{iterations:,}"
+
+
 def measuring(number: Number, found: list[dict]) -> list[dict]:
     """Returns the records of a number's experiment, shots and inner step."""
     return [

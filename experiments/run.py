@@ -6,7 +6,7 @@
   ./run_experiments.sh NAME… [FLAGS]       trains, tests, keeps the result; an
                                            interrupted run goes on
   ./run_experiments.sh NAME… --budget=30m  trains each for at most that long
-                                           (h, m or s)
+                                           (h, m or s), says how far that is
   ./run_experiments.sh report              results/report.md and report.html,
                                            from the results on disk
   ./run_experiments.sh protocols [FLAGS]   what each choice of a test is worth,
@@ -121,7 +121,7 @@ def show_list() -> None:
     """Prints every published number, its needs and the state of ours."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may cut it short.
     found = published.records()
-    line = "{:<41} {:<13} {:>13} {:>5} {:>5}  {:<15} {}"
+    line = "{:<41} {:<13} {:>15} {:>5} {:>5}  {:<15} {}"
     print(
         line.format(
             "NAME", "DATA", "PAPER", "HOURS", "GPU", "STATUS", "SOURCE"
@@ -130,12 +130,13 @@ def show_list() -> None:
     for number in published.numbers():
         where = f", K = {number.shots}" * (number.unit == "MSE")
         after = f" after step {number.step}" * bool(number.step)
+        unknown = "?" if number.flagfile else "-"
         cells = (
             number.name,
             number.data or "quoted",
             number.paper or "curve",
-            number.hours or "?",
-            number.gpu_hours or "?",
+            number.hours or unknown,
+            number.gpu_hours or unknown,
             published.status(number, found) if number.flagfile else "-",
             f"{number.source or 'not in the paper'}{where}{after}",
         )
@@ -149,7 +150,8 @@ DATA   none          made up: sinusoids, points on a plane
        miniimagenet  bring it, in --data_dir
        mujoco        none: simulated; .venv/bin/pip install -e .[mujoco]
        quoted        another method's number, nothing to run
-PAPER  curve         the paper draws it and prints no value
+PAPER  curve         the paper draws it and prints no value; Figure 2 of MAML
+                     shows fits to points, by the runs of Figure 3
 HOURS  on two cores and on one GPU, measured, or computed from the times in
        docs/performance.md; ? was not measured
 STATUS from results/records: iterations done of those published; otherwise:
@@ -176,6 +178,8 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
     results = collect.collect(name, folder, began)
     for file in results:
         _say(f"Result: results/records/{file}")
+        if budget:
+            _say(f"Iterations: {_progress(file)}")
     if not results:
         _say(f"No result: no test wrote a record in {folder}.")
 
@@ -184,6 +188,11 @@ def _say(line):
     from maml_tf import files  # TensorFlow takes seconds to load
 
     files.say(line)
+
+
+def _progress(file):
+    record = published.read(published.RECORDS / file, published.KINDS)
+    return f"{published.progress(record)} published"
 
 
 def _values(rows):

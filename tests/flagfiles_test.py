@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ import collect  # noqa: E402  (a folder of programs, not a package)
 import published  # noqa: E402
 import run  # noqa: E402
 
+from maml_tf import records  # noqa: E402
 from maml_tf.config import Config  # noqa: E402
 from maml_tf.evaluation import AdaptationCurve  # noqa: E402
 from maml_tf.reptile_config import ReptileConfig  # noqa: E402
@@ -240,8 +242,13 @@ def test_explains_itself_without_arguments():
 def test_lists_every_number():
     result = run_experiments("list")
     assert result.returncode == 0
-    listed = [line.split()[0] for line in result.stdout.splitlines() if line]
+    header, *lines = result.stdout.splitlines()
+    listed = [line.split()[0] for line in lines if line]
     assert set(TABLE) <= set(listed)
+    numbers = published.numbers()
+    sources = [line[header.index("SOURCE") :] for line in lines]
+    for number, source in zip(numbers, sources, strict=False):
+        assert source.startswith(number.source), number
 
 
 @pytest.mark.parametrize("words", ["help", "list"])
@@ -352,6 +359,21 @@ def test_a_budget_is_for_training(given, seconds, monkeypatch, tmp_path):
     called = fake_calls(monkeypatch)
     run.main(["sinusoid_maml", f"--budget={given}", f"--logdir={tmp_path}"])
     assert [budget for *_, budget in called] == [seconds, None, None, None]
+
+
+@pytest.mark.parametrize("budget", [[], ["--budget=30m"]])
+def test_says_how_far_a_budget_went(budget, monkeypatch, tmp_path, capsys):
+    path = (
+        ROOT / "results" / "records" / "sinusoid_oracle.5shot.seed0.70000.json"
+    )
+    part = json.loads(path.read_text()) | {"iterations": 700}
+    monkeypatch.setattr(published, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(
+        run, "_call", lambda *_: records.write(tmp_path / "test_x.json", part)
+    )
+    assert run.main(["sinusoid_oracle", f"--logdir={tmp_path}", *budget]) == 0
+    words = "Iterations: 700 of 70,000 published\n"
+    assert (words in capsys.readouterr().out) == bool(budget)
 
 
 def test_a_policy_is_tested_when_its_budget_is_spent(
