@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import published
+from PIL import Image
 
 from maml_tf import logs, plots
 from maml_tf.rl import pictures
@@ -59,10 +60,18 @@ def draw(chosen: list[dict], results: pathlib.Path) -> list[tuple[str, str]]:
     drawn = []
     for name, caption, figure in _figures(chosen, results):
         if figure(str(folder / name)):
+            _shrink(folder / name)
             drawn.append((name, caption))
         else:
             (folder / name).unlink(missing_ok=True)
     return drawn
+
+
+def _shrink(path):
+    """Leaves 256 colours: the page that has all pictures in it is large."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize()
+    small.save(path, optimize=True)
 
 
 def _figures(chosen, results):

@@ -52,6 +52,11 @@ def test_the_text_is_the_same(rebuilt):
         assert now == before, f"{name}: ./run_experiments.sh report"
 
 
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), float)
+
+
 @pytest.mark.skipif(
     matplotlib.__version_info__ < (3, 11),
     reason="drawn by matplotlib 3.11; older ones place text otherwise",
@@ -61,11 +66,15 @@ def test_the_figures_are_the_same(rebuilt):
     assert names == {path.name for path in (rebuilt / "figures").iterdir()}
     for name in names:
         now, before = (
-            np.asarray(Image.open(folder / "figures" / name), float)
-            for folder in (rebuilt, RESULTS)
+            pixels(folder / "figures" / name) for folder in (rebuilt, RESULTS)
         )
         assert now.shape == before.shape, name
         assert np.abs(now - before).mean() < 1, name
+
+
+def test_files_are_small(rebuilt):
+    for path in (*RESULTS.rglob("*"), rebuilt / "report.html"):
+        assert path.stat().st_size < 1_000_000, path
 
 
 def test_the_page_needs_no_other_file():
