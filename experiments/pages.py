@@ -95,7 +95,8 @@ def _protocols(path):
     facts = published.read(path, published.TABLE_KINDS)
     title = (
         f"What each choice of the test is worth: {facts['experiment']}, seed "
-        f"{facts['seed']}, after {facts['iterations']:,} iterations"
+        f"{facts['seed']}, after {facts['iterations']:,} iterations, commit "
+        + _known(facts["commit"])
         + "".join(f"; {word}" for word in facts.get("deviations", ()))
     )
     rows = [published.cells(row) for row in facts["rows"]]

@@ -32,6 +32,7 @@ KINDS = {
 TABLE_KINDS = {
     "experiment": str,
     **dict.fromkeys(("seed", "iterations"), int),
+    "commit": str | None,
     "rows": [
         {
             "choice": str,

@@ -83,6 +83,13 @@ def test_the_page_needs_no_other_file():
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_results_name_their_commits():
+    table = published.read(RESULTS / "protocols.json", published.TABLE_KINDS)
+    for facts in (*published.records(), table):
+        commits = (facts["commit"] or "").split(", ")
+        assert all(re.fullmatch(r"[0-9a-f]{12}\+?", c) for c in commits)
+
+
 def test_records_agree_with_the_published_numbers():
     names = published.by_name()
     for record in published.records():
@@ -493,7 +500,8 @@ def test_a_damaged_row_of_protocols_is_named(change, tmp_path):
     row = facts["rows"].pop()
     path = tmp_path / "protocols.json"
     path.write_text(json.dumps(facts))
-    _, _, rows = pages._protocols(path)
+    title, _, rows = pages._protocols(path)
+    assert title.endswith(f"iterations, commit {facts['commit']}")
     assert len(rows) == len(facts["rows"])
     facts["rows"].append(change and {**row, **change})
     path.write_text(json.dumps(facts))
