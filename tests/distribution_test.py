@@ -95,6 +95,14 @@ def test_logical_devices_train_as_one(devices, alone, tmp_path):
     check_same(tmp_path, alone)
 
 
+def test_more_devices_go_on_where_fewer_stopped(alone, tmp_path):
+    for devices, end in (2, 150), (4, 200):
+        flags = "--strategy=mirrored", f"--logical_devices={devices}"
+        length = f"--metatrain_iterations={end}"
+        assert not finish(start(tmp_path, *SHORT, *flags, length))
+    check_same(tmp_path, alone)
+
+
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_train_as_one(count, alone, tmp_path):
     workers = [
