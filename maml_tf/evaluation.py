@@ -68,8 +68,15 @@ def scored(score: Callable, data: tf.data.Dataset) -> AdaptationCurve:
     """Scores the tasks of a finite data set by a `scorer` of one metric.
 
     Raises:
-      ValueError: if the data set has no end, or is empty.
+      ValueError: if the data set has no end, is empty, or its elements are no
+        pairs.
     """
+    spec = data.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise ValueError(
+            "The data: expected elements ((support_x, support_y, query_x), "
+            f"query_y), found {spec}."
+        )
     count = int(data.cardinality())
     if count == tf.data.INFINITE_CARDINALITY or count > LONGEST:
         raise ValueError(

@@ -190,9 +190,17 @@ def test_weights_without_a_compiled_loss_are_those_of_tasks():
 
 
 def test_no_data_are_named(learner):
-    nothing = tf.data.Dataset.from_tensors(tf.zeros([])).take(0)
+    nothing = tf.data.Dataset.from_tensors((tf.zeros([]), 0)).take(0)
     with pytest.raises(ValueError, match="expected meta-batches, found none"):
         evaluation.adaptation_curve(learner, nothing, losses.accuracy)
+
+
+def test_a_curve_is_of_pairs(learner):
+    weighted = tf.data.Dataset.from_tensors(((0, 0, 0), 0, 1.0))
+    with pytest.raises(
+        ValueError, match=r"expected elements .*query_y\), found"
+    ):
+        evaluation.adaptation_curve(learner, weighted, losses.accuracy)
 
 
 def test_a_scaled_loss_is_scaled_back():
