@@ -92,7 +92,7 @@ def collected(
             row.step: [row.value, row.ci95]
             for row in rows
             if row.value and int(row.shots) == record["shots"]
-            if part not in published.BASELINES
+            if row.part == part
         },
         "published_iterations": published_iterations(name, flagfile, part),
         "deviations": deviations(name, record, part),
@@ -123,9 +123,14 @@ def _stem(record):
 
 
 def published_iterations(name: str, flagfile: str, part: str) -> int:
-    """Returns how many the original does; the quickstart is a short one."""
+    """Returns how many the original does; the quickstart is a short one.
+
+    Random parameters are not trained.
+    """
     if name == "quickstart":
         return 70_000
+    if part == "random":
+        return 0
     config = settings(flagfile, *_method(flagfile, part))
     return sum(getattr(config, "phases", [config.meta_iterations]))
 
@@ -185,8 +190,11 @@ def _changed(found, config):
 
 
 def _phases(found, config, part):
-    """Yields phases of training that there were, but not in the paper."""
-    for field in PHASES if found and part not in published.BASELINES else ():
+    """Yields phases of training that there were, but not in the paper.
+
+    The flagfile of the quickstart is not that of its pretrained network.
+    """
+    for field in PHASES if found and part != "pretrained" else ():
         expected = getattr(config, field, 0)
         if bool(found.get(field, expected)) != bool(expected):
             yield f"--{config.flag_name(field)}={found[field]}, not {expected}"

@@ -179,9 +179,10 @@ def _number(number, found):
 
 
 def _title(number):
+    part = f", {number.part}" * bool(number.part)
     shots = f", {number.shots}-shot" * (number.unit == "MSE")
     plural = "s" * (number.step != "1")
-    return f"{number.name}{shots}, {number.step} step{plural}"
+    return f"{number.name}{part}{shots}, {number.step} step{plural}"
 
 
 def ours(found: list[dict], step: int) -> tuple[float, float]:
@@ -303,8 +304,12 @@ def _last_step(record):
 
 
 def _not_run(number):
-    found = number.data in ("omniglot", "miniimagenet")
-    more = " --data_dir=DIR" * found
+    more = ""
+    if number.data in ("omniglot", "miniimagenet"):
+        more = " --data_dir=DIR"
+    if number.part in published.BASELINES:
+        folder = f"logs/{number.name}/{number.part}"  # as of --algo=all
+        more = f" --algo={number.part} --logdir={folder}"
     return [
         _title(number),
         number.source,

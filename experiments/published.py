@@ -11,8 +11,8 @@ from collections.abc import Mapping
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = ROOT / "experiments" / "published.csv"
 RECORDS = ROOT / "results" / "records"
-BASELINES = ("pretrained", "pretrain", "random", "oracle")
-"""Methods beside which the paper's own is tested."""
+BASELINES = ("pretrain", "random", "oracle")
+"""Methods that an experiment tests if `--algo` says so."""
 TEST = ("--train=False", "--test_set=True")
 """Flags of every test that is apart from training."""
 TASKS = re.compile(r"--(?:test_tasks|eval_samples|test_goals)=(\d+), not (\d+)")
@@ -52,6 +52,7 @@ class Number:
 
     Attributes:
       name: of the experiment; several numbers may share it.
+      part: which of several methods that the experiment tests, or "".
       source: paper, and table or figure.
       value: as printed, or "" where the paper draws a curve.
       ci95: half width of the paper's interval, or "".
@@ -67,6 +68,7 @@ class Number:
     """
 
     name: str
+    part: str
     source: str
     value: str
     ci95: str
@@ -79,6 +81,11 @@ class Number:
     hours: str
     gpu_hours: str
     note: str
+
+    @property
+    def origin(self) -> str:
+        """Paper, table or figure, and which of several methods."""
+        return ", ".join(filter(None, (self.source, self.part)))
 
     @property
     def paper(self) -> str:
@@ -176,12 +183,12 @@ def _is_more_tasks(deviation):
 def share(record: dict) -> int | None:
     """Returns how many percent of the published iterations were done, if known.
 
-    They are not of an imported checkpoint.
+    They are not of an imported checkpoint. Of none, all were done.
     """
-    done = record["iterations"]
+    done, all_ = record["iterations"], record["published_iterations"]
     if done is None:
         return None
-    return math.floor(100 * done / record["published_iterations"])
+    return math.floor(100 * done / all_) if all_ else 100
 
 
 def progress(record: dict) -> str:
@@ -196,11 +203,11 @@ def count(iterations: int | None) -> str:
 
 
 def measuring(number: Number, found: list[dict]) -> list[dict]:
-    """Returns the records of a number's experiment, shots and inner step."""
+    """Returns the records of a number's experiment, part, shots and step."""
     return [
         r
         for r in found
-        if r["experiment"] == number.name and r["part"] not in BASELINES
+        if r["experiment"] == number.name and r["part"] == number.part
         if r["shots"] == int(number.shots)
         if "steps" in r or int(number.step) < len(r["mean"])
     ]

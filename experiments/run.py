@@ -121,7 +121,7 @@ def show_list() -> None:
     """Prints every published number, its needs and the state of ours."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may cut it short.
     found = published.records()
-    line = "{:<41} {:<13} {:>15} {:>5} {:>5}  {:<15} {}"
+    line = "{:<41} {:<13} {:>15} {:>5} {:>5}  {:<16} {}"
     print(
         line.format(
             "NAME", "DATA", "PAPER", "HOURS", "GPU", "STATUS", "SOURCE"
@@ -138,7 +138,7 @@ def show_list() -> None:
             number.hours or unknown,
             number.gpu_hours or unknown,
             published.status(number, found) if number.flagfile else "-",
-            f"{number.source or 'not in the paper'}{where}{after}",
+            f"{number.origin or 'not in the paper'}{where}{after}",
         )
         print(line.format(*cells))
     print(NOTES)
@@ -174,7 +174,9 @@ def run(name: str, flags: list[str], budget: float | None) -> None:
         _call("maml_tf.main_quickstart", flagfile, flags)
     else:
         _train_and_test(rows, flagfile, flags, budget, folder)
-        _say(f"Paper ({rows[0].source or 'no value'}): {_values(rows)}")
+        for _, group in itertools.groupby(rows, lambda row: row.part):
+            own = [*group]
+            _say(f"Paper ({own[0].origin or 'no value'}): {_values(own)}")
     results = collect.collect(name, folder, began)
     for file in results:
         _say(f"Result: results/records/{file}")

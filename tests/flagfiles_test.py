@@ -81,7 +81,8 @@ def test_numbers_of_policies_are_those_of_the_authors_files(golden):
     for path in FLAGFILES:
         env = path.stem.removeprefix("rl_").replace("nav2d", "point")
         for number in TABLE[path.stem] if path.parent.name == "rl" else ():
-            curve = AdaptationCurve(files[f"{env}_maml"].T)
+            method = number.part.removesuffix("_trpo")
+            curve = AdaptationCurve(files[f"{env}_{method}"].T)
             found = curve.mean[int(number.step)], curve.ci95[int(number.step)]
             assert [f"{x:.2f}" for x in found] == [number.value, number.ci95]
 
