@@ -112,12 +112,17 @@ def _agree(strategy, number):
     if strategy.num_replicas_in_sync == 1:
         return True
 
-    @tf.function(autograph=False)
-    def mean():
-        here = strategy.run(lambda: tf.constant(number, tf.float64))
-        return strategy.reduce("MEAN", here, axis=None)
+    def here():
+        return tf.constant(number, tf.float64)
 
-    return mean() == number
+    @tf.function(autograph=False)
+    def apart():
+        mean = strategy.reduce("MEAN", strategy.run(here), axis=None)
+        # Of three replicas one may have the mean, and the others not.
+        differs = strategy.run(lambda: tf.abs(here() - mean))
+        return strategy.reduce("SUM", differs, axis=None)
+
+    return apart() == 0
 
 
 @contextlib.contextmanager

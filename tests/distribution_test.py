@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from own_process import cluster
+from own_process import check_runs_on_hosts, cluster
 from refused_lines import PROGRAMS, check_refused
 
 from maml_tf import (
@@ -134,6 +134,24 @@ def test_workers_need_the_same_settings(tmp_path):
         assert "not have the same settings or versions; here: maml-tf" in error
     assert "--seed=1" in errors[1] and "--seed" not in errors[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_three_hosts_differ_where_one_has_the_mean():
+    program = """
+import json, os, tensorflow as tf
+from maml_tf import distribution
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+distribution.require_same(strategy, 7)
+try:
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    distribution.require_same(strategy, index)
+    raise SystemExit(f"no error on host {index}")
+except OSError as error:
+    assert "do not see the same checkpoints" in str(error)
+"""
+    check_runs_on_hosts(program, 3)
 
 
 def two_hosts(index, monkeypatch):
