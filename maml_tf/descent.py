@@ -16,6 +16,7 @@ from maml_tf.adaptation import ApplyFn
 from maml_tf.inner_optimizers import InnerOptimizer, State
 from maml_tf.losses import TaskLoss
 from maml_tf.seeds import keyword
+from maml_tf.shapes import leading
 
 
 class Descent(NamedTuple):
@@ -143,7 +144,12 @@ def draw_batches(
         graph does not know its size, `InvalidArgumentError` when it runs.
     """
     if replacement:
-        _require_at_most(examples, batch)
+        _require(
+            batch <= examples,
+            "Expected mini-batches of at most",
+            examples,
+            f"examples of a task, drawn with replacement, got {batch}.",
+        )
     rounds = steps if replacement else -(-steps * batch // examples)
     keys = tf.random.stateless_uniform([tasks, rounds, examples], seed)
     order = tf.argsort(keys)
@@ -153,26 +159,12 @@ def draw_batches(
     return tf.reshape(dealt, [tasks, steps, batch])
 
 
-def _require_at_most(examples, batch):
-    known = isinstance(examples, int)
-    count = f"{examples} " * known
-    message = (
-        f"Expected mini-batches of at most the {count}examples of a task, "
-        f"drawn with replacement, got {batch}."
-    )
-    if not known:
-        tf.debugging.assert_less_equal(batch, examples, message)
-    elif batch > examples:
-        raise ValueError(message)
-
-
-def _require_each(least, shots):
-    """Refuses labels of which the rarest class has fewer than the tail."""
-    message = f"Expected at least {shots} examples of each class for the tail"
-    if not tf.executing_eagerly():
-        tf.debugging.assert_greater_equal(least, shots, f"{message}.")
-    elif least < shots:
-        raise ValueError(f"{message}, found {least} of one.")
+def _require(holds, *words):
+    """Raises `ValueError`; where a graph does not know yet, when it runs."""
+    if tf.is_tensor(holds) and not tf.executing_eagerly():
+        tf.debugging.Assert(holds, words)
+    elif not holds:
+        raise ValueError(" ".join(f"{word}" for word in words))
 
 
 def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
@@ -188,17 +180,25 @@ def split_tail(y: tf.Tensor, ways: int, shots: int) -> tuple:
       each in the support set's order.
 
     Raises:
-      ValueError: if there are no others, or too few of a class; the latter
-        is an `InvalidArgumentError` in a graph, when it runs.
+      ValueError: if there are no others, or too few of a class; what a graph
+        does not know is an `InvalidArgumentError` when it runs.
     """
-    others = y.shape[0] - ways * shots
-    if others < 1:
-        raise ValueError(
-            f"Expected a tail of fewer than the {y.shape[0]} examples of a "
-            f"task, got {shots} of each of {ways} classes."
-        )
+    examples = leading(y)
+    others = examples - ways * shots
+    _require(
+        others > 0,
+        "Expected a tail of fewer than",
+        examples,
+        f"examples of a task, got {shots} of each of {ways} classes.",
+    )
     same = tf.one_hot(tf.cast(y, tf.int32), ways, dtype=tf.int32)
-    _require_each(tf.reduce_min(tf.reduce_sum(same, 0)), shots)
+    least = tf.reduce_min(tf.reduce_sum(same, 0))
+    _require(
+        least >= shots,
+        f"Expected at least {shots} examples of each class for the tail, found",
+        least,
+        "of one.",
+    )
     earlier = tf.reduce_sum(tf.cumsum(same, exclusive=True) * same, -1)
     order = tf.argsort(tf.cast(earlier < shots, tf.int32), stable=True)
     return order[:others], order[others:]

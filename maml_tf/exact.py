@@ -140,8 +140,9 @@ def _max_pool_apart(x, sizes):
 
 def _for_each_axis(value, rank, data_format):
     """Returns a window's extent along all axes, batch and channels too."""
-    if isinstance(value, int):
-        value = [value] * (rank - 2)
+    value = [value] if isinstance(value, int) else list(value)
+    if len(value) == 1:
+        value *= rank - 2
     if len(value) == rank:
         return value
     if _channels_first(data_format):

@@ -55,8 +55,8 @@ _stand_ins = exact.StandIns([(tf.nn, "convolution", convolve)])
 def convolutions() -> contextlib.AbstractContextManager:
     """Makes Keras's layers convolve few images so, inside the context.
 
-    It is for first derivatives alone: those of what is computed here are not
-    right. On a GPU nothing changes.
+    It is for first derivatives alone: others were not compared. On a GPU
+    nothing changes.
     """
     return _stand_ins
 

@@ -120,10 +120,11 @@ def save(prefix: str | os.PathLike[str], learner: keras.Model) -> None:
         names no file.
       OSError: if the files cannot be written.
     """
-    if not os.path.basename(prefix):
+    path = os.fspath(prefix)
+    if not os.path.basename(path) or path.endswith(PARTS):
         raise CheckpointError(
-            f"{os.fspath(prefix)!r}: expected the prefix of the files to "
-            "write, such as FOLDER/model1000, found no name."
+            f"{path!r}: expected the prefix of the files to write, such as "
+            "FOLDER/model1000, found the name of a folder or of one file."
         )
     tensors = {n: np.asarray(v) for n, v in _weights(learner.network)}
     tensors |= _unused(learner.network)

@@ -26,7 +26,8 @@ FLAGS = {
         "of gymnasium's v5",
     },
     "Inner loop": {
-        "fast_learning_rate": "α, the step size",
+        "fast_learning_rate": "α, the step size of MAML; tests of pretrained "
+        "and random policies have --test_learning_rate",
         "fast_batch_size": "K, trajectories of a task",
         "num_grad_updates": "inner steps in training",
         "first_order": "MAML without second derivatives",
@@ -50,7 +51,8 @@ FLAGS = {
         "test_updates": "updates of each",
         "test_learning_rate": "step size of the first update, and for MAML of "
         "as many as training makes; -1: as in training",
-        "test_learning_rate_later": "that of the other updates; -1: half of it",
+        "test_learning_rate_later": "that of the other updates; -1: half of "
+        "it, a hundredth on ant_dir",
         "test_trajectories": "trajectories of a task in each round",
         "test_transitions": "steps after which a round of a task ends, of up "
         "to four times as many trajectories; 0: no such number",
@@ -92,7 +94,11 @@ def _heeded(config):
     """Returns of fields that one method heeds whether this one does."""
     is_maml, pretrains = config.algo == "maml_trpo", config.algo == "pretrain"
     by_adam = pretrains and config.pretrain_with == "adam"
+    adapts = not config.is_oracle
     return {
+        "test_updates": adapts,
+        "test_inner_lr": adapts,
+        "test_inner_lr_later": adapts,
         "inner_steps": is_maml,
         "first_order": is_maml,
         "trust_region": config.algo != "random" and not by_adam,

@@ -87,7 +87,8 @@ class MAML(Learner):
         cbfinn/maml.
       task_metrics: by name, functions like `inner_loss` that are tracked
         before adaptation, on the support set (`pre_NAME`), and after
-        `inner_steps`, in evaluation too, on the query set (`post_NAME`).
+        `inner_steps`, or `test_inner_steps` in evaluation if these are fewer,
+        on the query set (`post_NAME`).
       engine: "stacked" runs all tasks at once, "looped" one after another,
         "auto" chooses, also groups of tasks, see `maml_tf.engines`. With the
         last two the compiled loss has to be a mean over tasks.
@@ -468,6 +469,7 @@ class MAML(Learner):
     def engine_for(self, inputs) -> engines.Choice:
         """Returns the engine for `(support_x, support_y, query_x)`."""
         tasks, most = _sizes(inputs)[0][0], self.tasks_per_step
+        at_least(1, optional=True, tasks_per_step=most)
         if self._engine is not None:
             return engines.bounded(self._engine, tasks, most)
         # Of several sizes Keras makes one graph, in which none is known.

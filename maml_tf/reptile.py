@@ -23,6 +23,8 @@ from maml_tf.seeds import fold
 from maml_tf.shapes import leading
 
 SUM_OF_CROSS_ENTROPIES = losses.CrossEntropy(1)
+AUTO = engines.Choice("looped", "as fast as stacked", 1)
+"""The engine that "auto" chooses here."""
 
 
 @register
@@ -105,6 +107,8 @@ class Reptile(Learner):
         losses.per_task(inner_loss, 1)  # Raises for what is none.
         chosen = "looped" if engine == "auto" else engine
         self._engine = engines.choose(chosen, network)
+        if engine == "auto":
+            self._engine = AUTO
         _require_one_type(network)
         self.engine = engine
         self.network = network
@@ -139,7 +143,7 @@ class Reptile(Learner):
     @property
     def carries(self) -> bool:
         """Whether the inner optimizer remembers from task to task."""
-        return bool(self.inner_state.slots) and not self.reset_inner_optimizer
+        return bool(self.inner_variables) and not self.reset_inner_optimizer
 
     def train_step(self, data):
         """Makes one meta-update; the metric is the mean inner loss."""
@@ -181,6 +185,7 @@ class Reptile(Learner):
             change, state, total = self._in_turn(x, y, batches)
         tasks = leading(x)
         steps = sum(group.shape[1] for group in batches)
+        at_least(1, inner_steps=steps)
         count = tf.cast(tasks * steps, total.dtype)
         return change / tf.cast(tasks, change.dtype), state, total / count
 
@@ -261,6 +266,7 @@ class Reptile(Learner):
     def draw_test(self, y, seed, steps: int | None = None):
         """Draws the mini-batches of an evaluation, `[B, U, b]`."""
         steps = self.test_inner_steps if steps is None else steps
+        at_least(0, steps=steps)
         return self._draw(seed, y, steps, self.test_inner_batch)
 
     def _draw(self, seed, y, steps, batch):
@@ -431,6 +437,8 @@ class FOML(Reptile):
         super().__init__(network, inner_optimizer, **options)
         at_least(1, optional=True, tail_shots=tail_shots)
         self.tail_shots = tail_shots
+        if tail_shots is not None:
+            _ways(network)  # Raises where it does not tell.
 
     def change(self, start, ends):
         """Returns the change by the last group: one mini-batch."""
@@ -447,7 +455,7 @@ class FOML(Reptile):
         return groups if self.inner_steps > 1 else groups[1:]
 
     def _draw_tailed(self, y):
-        ways = self.network.output_shape[-1]
+        ways = _ways(self.network)
         others, tails = tf.map_fn(
             lambda labels: descent.split_tail(labels, ways, self.tail_shots),
             y,
@@ -457,6 +465,17 @@ class FOML(Reptile):
             self._seed(True), others, self.inner_steps - 1, self.inner_batch
         )
         return [tf.gather(others, batches, batch_dims=1), tails[:, None]]
+
+
+def _ways(network):
+    """Returns how many classes a network tells apart, which takes a graph."""
+    outputs = getattr(network, "outputs", None) or ()
+    if len(outputs) != 1:
+        raise ValueError(
+            "tail_shots: expected None unless the network is sequential or "
+            f"functional, with one output; {network.name!r} is none of them."
+        )
+    return outputs[0].shape[-1]
 
 
 def _has_queries(network, x):

@@ -637,8 +637,8 @@ def test_where_a_checkpoint_cannot_be_exported_to(saved, home, capsys):
     check_refused("maml-tf", line, words, capsys, home)
 
 
-@pytest.mark.parametrize("prefix", ["", "folder/"])
-def test_a_prefix_without_a_name_is_refused(prefix, saved, home, capsys):
+@pytest.mark.parametrize("prefix", ["", "folder/", "model5.index"])
+def test_a_prefix_that_is_none_is_refused(prefix, saved, home, capsys):
     forms.write(home, {f"{RUN}/model5.npz": saved.read_bytes()})
     line = f"{SINE} --export_checkpoint={prefix}"
     words = [repr(prefix), "expected the prefix of the files"]

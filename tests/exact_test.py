@@ -57,6 +57,7 @@ def test_max_pool_is_that_of_tensorflow(window, stride, padding):
     [
         ((2, 7, 3), 3, "SAME", "NWC"),
         ((2, 5, 6, 7, 3), (2, 3, 2), "SAME", "NDHWC"),
+        ((2, 6, 7, 3), [2], "VALID", "NHWC"),
         ((2, 6, 7, 3), [1, 3, 2, 1], [[0, 0], [1, 2], [0, 1], [0, 0]], "NHWC"),
     ],
 )

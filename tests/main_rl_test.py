@@ -159,6 +159,8 @@ def test_defaults_are_the_published_settings():
     oracle = config("--algo=oracle")
     assert (oracle.meta_batch_size, oracle.trajectories) == (1, 20)
     assert oracle.test_rates == []
+    farther = config("--env=ant_dir", "--fast_learning_rate=0.2")
+    assert farther.test_rates == pytest.approx([0.2, 0.002, 0.002])
     assert config("--algo=random").activation == "tanh"
     assert config("--algo=random", "--activation=relu").activation == "relu"
     runs = train.methods(config("--env=ant_dir", "--algo=all", "--n_itr=7"))
@@ -406,6 +408,8 @@ REFUSED = """
 --learning_rate=0.5 | --learning_rate: expected none with --algo=maml_trpo
 --algo=pretrain --meta_step_size=1 | --meta_step_size: expected none with
 --algo=oracle --first_order | --first_order: expected none with --algo=oracle
+--algo=oracle --test_updates=3 | --test_updates: expected none with
+--algo=oracle --test_learning_rate=0.1 | --test_learning_rate: expected none
 --algo=random --pretrain_with=trpo | --pretrain_with: expected none with
 """.strip().splitlines()
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import FOML, Reptile, losses, models
-from maml_tf.inner_optimizers import SGD, Adam
+from maml_tf.inner_optimizers import SGD, Adam, State
 
 TASKS, POINTS = 3, 6
 
@@ -195,6 +195,51 @@ def test_tail_is_kept_from_other_mini_batches():
     assert not np.isin(first, [0, 3]).any()
 
 
+def test_tail_is_of_sets_of_any_size():
+    net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    options = {"inner_steps": 4, "inner_batch": 3, "tail_shots": 1}
+    made = FOML(net, SGD(0.1), **options)
+    made.compile(keras.optimizers.SGD(1.0))
+    x, y = np.zeros([2, 6, 1]), np.array([[0, 0, 0, 1, 1, 1]] * 2)
+    made.fit(x, y, verbose=0)
+    made.fit(x[:, 1:5], y[:, 1:5], verbose=0)  # Keras traces for all sizes.
+    refused = pytest.raises(tf.errors.InvalidArgumentError, match="fewer than")
+    with refused:
+        made.fit(x[:, 2:4], y[:, 2:4], verbose=0)
+
+
+def test_a_tail_needs_a_network_that_tells_the_classes():
+    options = {"inner_steps": 1, "inner_loss": "mse", "tail_shots": 1}
+    with pytest.raises(ValueError, match="functional, with one output; 'of_"):
+        FOML(OfThree(), SGD(0.1), **options)
+
+
+def test_what_scalars_remember_passes_from_task_to_task():
+    made = learner(optimizer=Slowing())
+    made.train_on_batch(*data())
+    assert [float(v) for v in made.inner_variables] == [TASKS * 4]
+
+
+def test_no_inner_steps_are_refused_later_too():
+    made = learner()
+    made.inner_steps, made.test_inner_steps = 0, -1
+    with pytest.raises(ValueError, match="inner_steps: expected at least 1"):
+        made.train_on_batch(*data())
+    with pytest.raises(ValueError, match="steps: expected at least 0"):
+        made.adapt(*(part[0] for part in data()))
+
+
+class Slowing:
+    """Gradient descent with α = 0.1 / t, of which t is remembered."""
+
+    def init(self, parameters):
+        return State(scalars=(tf.zeros([]),))
+
+    def update(self, gradient, state, parameters):
+        t = state.scalars[0] + 1
+        return parameters - 0.1 / t * gradient, State(scalars=(t,))
+
+
 def test_fits_as_a_keras_model_with_a_schedule():
     made = learner(optimizer=Adam(0.01))
     schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 20, 0.0)
@@ -238,6 +283,7 @@ def test_three_inputs_are_not_taken_for_queries():
 def test_the_plan_lists_the_layers():
     plan = learner(optimizer=Adam(0.01)).execution_plan()
     assert plan.choice.engine == "looped"
+    assert plan.choice.reason == "as fast as stacked"
     assert not any(reasons for *_, reasons in plan.layers)
     assert [kind for _, kind, _ in plan.layers].count("Dense") == 3
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +106,15 @@ def test_names_the_variables_that_tell_no_place(hosts, capsys):
     assert not printed.out
 
 
+@pytest.mark.parametrize("name", ["service", "job-{name}", "{}-{}"])
+def test_names_a_pattern_of_hosts_that_does_not_number_them(name, capsys):
+    told = {"WORKERS": "2", "HOSTS": name, "JOB_COMPLETION_INDEX": "0"}
+    assert TF_CONFIG(told) == 1
+    printed = capsys.readouterr()
+    assert f"found that HOSTS={name} has no {{}}, or several" in printed.err
+    assert not printed.out
+
+
 def run(*command, **variables):
     return subprocess.run(
         command,
@@ -194,6 +204,19 @@ def test_local_workers_are_told_apart(tmp_path):
     assert {each["task"]["index"] for each in told} == {0, 1}
     hosts = ["localhost:2222", "localhost:2223"]
     assert all(each["cluster"] == {"worker": hosts} for each in told)
+
+
+def test_local_workers_write_where_their_output_goes(tmp_path):
+    line = [TOOLS / "local_workers.sh", "2", "echo", "of a worker"]
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
+        log.write("before\n")
+        log.flush()
+        subprocess.run(line, stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "before\nof a worker\n"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run(line, stdout=theirs, check=True)
+        assert ours.recv(99) == b"of a worker\n"
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,9 @@ trap 'stop 143' TERM
 for i in $(seq $((workers - 1)) -1 0); do
   task="{\"type\": \"worker\", \"index\": $i}"
   export TF_CONFIG="{\"cluster\": {\"worker\": [${hosts%, }]}, \"task\": $task}"
-  output=/dev/stdout
-  [ "$i" = 0 ] || output=/dev/null
+  if [ "$i" = 0 ]; then exec 3>&1; else exec 3> /dev/null; fi
   CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-$i}" \
-    "$(dirname "$0")/supervise.sh" "$@" > "$output" &
+    "$(dirname "$0")/supervise.sh" "$@" >&3 &
 done
 status=0
 for job in $(jobs -p); do

@@ -86,9 +86,11 @@ def sagemaker(environment):
 
 def kubernetes(environment):
     """Returns the workers, and which this one is: a pod each."""
-    pattern = f"{environment['HOSTS']}:{port(environment)}"
-    count = int(environment["WORKERS"])
-    hosts = [pattern.format(index) for index in range(count)]
+    name, count = environment["HOSTS"], int(environment["WORKERS"])
+    if name.count("{}") != 1:
+        raise ValueError(f"HOSTS={name} has no {{}}, or several")
+    pattern = f"{name}:{port(environment)}"
+    hosts = [pattern.replace("{}", str(index)) for index in range(count)]
     return hosts, int(environment["JOB_COMPLETION_INDEX"])
 
 

@@ -94,8 +94,6 @@ def original(env: str, algo: str) -> dict:
     told = dict(ORIGINAL.get(env, {}))
     if rate := TEST_RATES.get((env, algo)):
         told["test_inner_lr"] = rate
-    if factor := LATER.get(env):
-        told["test_inner_lr_later"] = factor * (rate or told["inner_lr"])
     if env == "nav2d" and algo == "random":
         told["activation"] = "tanh"
     if env == "nav2d" and algo == "oracle":
@@ -187,7 +185,7 @@ class RLConfig(Settings):
         """
         first, later = self.test_inner_lr, self.test_inner_lr_later
         first = self.inner_lr if first == -1 else first
-        later = first / 2 if later == -1 else later
+        later = LATER.get(self.env, 0.5) * first if later == -1 else later
         trained = self.inner_steps if self.algo == "maml_trpo" else 1
         rates = [first] * trained + [later] * self.test_updates
         return [] if self.is_oracle else rates[: self.test_updates]
